@@ -25,6 +25,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
+pub mod client;
+
 use serde::{Deserialize, Serialize};
 
 /// What a cluster is made from: the body of a create, and a `--config` file.
