@@ -15,10 +15,15 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod frame;
+#[cfg(feature = "async")]
+pub mod frame_io;
 pub mod image;
 pub mod node;
 pub mod pod;
+pub mod quantity;
 pub mod status;
 pub mod stream;
 
@@ -27,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use image::{ContainerImage, ImageConfig};
 pub use node::{AttachRange, NodeConfig, NodeInfo, NodeStats, PodStats, ShutdownMode};
 pub use pod::Pod;
+pub use quantity::Quantity;
 pub use status::{PodEvent, PodStatus};
 pub use stream::{AttachRequest, ExecRequest, LogsRequest, StreamFrame};
 
@@ -64,7 +70,7 @@ pub enum Request {
         /// Seconds from SIGTERM to SIGKILL.
         grace_period_seconds: u32,
     },
-    /// Stream [`Response::Pod`]: first every pod known, then [`PodEvent::Synced`], then changes.
+    /// Answered with [`Response::Streaming`], then [`Response::Pod`]s: first every pod known, then [`PodEvent::Synced`], then changes.
     WatchPods,
     /// Stream a container's log as [`StreamFrame`]s.
     Logs(LogsRequest),
