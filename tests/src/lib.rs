@@ -1,1 +1,42 @@
-//! Skeleton.
+//! What the end-to-end tests share: the programs under test, a home of their own, kubectl, a
+//! registry.
+//!
+//! The tests drive Bulkhead as a user does: through the `bulkhead` command and, with the
+//! kubeconfig that it gives, through kubectl. They look at the host (processes, network
+//! namespaces, files) only to see that nothing is left there. Nothing of the project is linked in.
+//!
+//! They need a usable KVM and root, so they carry `#[ignore]`; `ci/test-vms` runs them, inside an
+//! emulated host where the machine itself has no usable KVM. The environment names what they use:
+//!
+//! | variable | what |
+//! | --- | --- |
+//! | `BULKHEAD_BIN_DIR` | where `bulkhead` and its companions lie |
+//! | `BULKHEAD_KUBECTL` | the kubectl to use |
+//! | `BULKHEAD_TEST_DIR` | a directory for state, on a real file system |
+
+#![forbid(unsafe_code)]
+
+pub mod home;
+pub mod kubectl;
+pub mod output;
+pub mod registry;
+pub mod wait;
+
+pub use home::{Cluster, Home};
+pub use kubectl::Kubectl;
+pub use output::Outcome;
+pub use registry::Registry;
+pub use wait::until;
+
+use std::path::PathBuf;
+
+/// The value of a variable that `ci/test-vms` sets.
+///
+/// # Panics
+/// If it is not set.
+#[must_use]
+pub fn setting(name: &str) -> PathBuf {
+    std::env::var_os(name)
+        .unwrap_or_else(|| panic!("{name} is not set: run these tests with ci/test-vms"))
+        .into()
+}

@@ -1,0 +1,87 @@
+//! kubectl, with a cluster's kubeconfig.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{Outcome, setting, until};
+
+/// A kubectl bound to one cluster.
+pub struct Kubectl {
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    pub(crate) fn new(kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig }
+    }
+
+    /// `kubectl ARGS…`, not yet started.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(setting("BULKHEAD_KUBECTL"));
+        command.args(args).env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    /// Runs `kubectl ARGS…` to its end.
+    #[must_use]
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        Outcome::of(&mut self.command(args))
+    }
+
+    /// `kubectl apply -f -` of one object.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn apply(&self, object: &Value) {
+        let mut child = self
+            .command(&["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(object.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "kubectl apply: {output:?}");
+    }
+
+    /// A pod, as JSON.
+    ///
+    /// # Panics
+    /// If it is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Value {
+        self.run(&["get", "pod", name, "-o", "json"]).json()
+    }
+
+    /// Waits until `accept` likes the pod, and gives it.
+    ///
+    /// # Panics
+    /// If it does not within a minute and a half.
+    #[track_caller]
+    pub fn wait_pod(&self, name: &str, what: &str, accept: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("pod {name} {what}"), Duration::from_secs(90), || {
+            let outcome = self.run(&["get", "pod", name, "-o", "json"]);
+            let pod: Value = serde_json::from_str(&outcome.stdout).map_err(|_| outcome.stderr)?;
+            if accept(&pod) { Ok(pod) } else { Err(format!("{:#}", pod["status"])) }
+        })
+    }
+
+    /// Waits for a phase.
+    ///
+    /// # Panics
+    /// As [`Kubectl::wait_pod`].
+    #[track_caller]
+    pub fn wait_phase(&self, name: &str, phase: &str) -> Value {
+        self.wait_pod(name, phase, |pod| pod["status"]["phase"] == phase)
+    }
+}

@@ -1,0 +1,87 @@
+//! What a command did, and assertions about it that show all of it when they fail.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A finished command.
+#[derive(Debug)]
+pub struct Outcome {
+    command: String,
+    /// The exit status; 128+n for signal n.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn of(command: &mut Command) -> Self {
+        let output =
+            command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self::from_output(&format!("{command:?}"), &output)
+    }
+
+    fn from_output(command: &str, output: &Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let status = output.status;
+        Self {
+            command: command.to_owned(),
+            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Asserts success, and gives standard output.
+    ///
+    /// # Panics
+    /// If the exit status is not 0.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self}");
+        self.stdout
+    }
+
+    /// Asserts success, and gives standard output as JSON.
+    ///
+    /// # Panics
+    /// If the exit status is not 0 or the output is not JSON.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        assert_eq!(self.code, 0, "{self}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+
+    /// Asserts the refusal that a user should see: a non-zero exit and one line on standard error
+    /// that holds every one of `words`.
+    ///
+    /// # Panics
+    /// If it is anything else.
+    #[track_caller]
+    pub fn refused(self, words: &[&str]) {
+        assert_ne!(self.code, 0, "{self}");
+        assert!(self.code < 128, "ended by a signal: {self}");
+        let lines: Vec<_> = self.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+        let [line] = lines[..] else { panic!("not one line on stderr: {self}") };
+        for word in words {
+            assert!(line.contains(word), "no {word:?} in {line:?}: {self}");
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} exited with {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.command, self.code, self.stdout, self.stderr
+        )
+    }
+}

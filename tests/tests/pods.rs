@@ -1,0 +1,144 @@
+//! Pods, from a real image to their end, through kubectl alone.
+
+use bulkhead_tests::{Home, Registry};
+use serde_json::{Value, json};
+
+const IMAGE: &str = "localhost/busybox:test";
+
+/// A pod of one busybox container, called `c`.
+fn pod(name: &str, container: Value, spec: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"terminationGracePeriodSeconds": 2, "containers": [
+            {"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent"}
+        ]},
+    });
+    let merge = |into: &mut Value, from: Value| {
+        let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) else { return };
+        into.extend(from);
+    };
+    merge(&mut pod["spec"]["containers"][0], container);
+    merge(&mut pod["spec"], spec);
+    pod
+}
+
+fn sh(script: &str) -> Value {
+    json!({"command": ["sh", "-c", script]})
+}
+
+fn never() -> Value {
+    json!({"restartPolicy": "Never"})
+}
+
+fn terminated(pod: &Value) -> &Value {
+    &pod["status"]["containerStatuses"][0]["state"]["terminated"]
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_pod_runs_logs_execs_and_goes() {
+    let home = Home::new();
+    let cluster = home.cluster("pods", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+
+    kubectl.apply(&pod(
+        "web",
+        json!({
+            "command": ["sh", "-c", "echo hello from $NAME; exec sleep $(DURATION)"],
+            "env": [
+                {"name": "DURATION", "value": "1000"},
+                {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            ],
+        }),
+        json!({}),
+    ));
+    let running = kubectl.wait_phase("web", "Running");
+    assert_eq!(running["status"]["containerStatuses"][0]["ready"], true, "{running:#}");
+    assert_eq!(kubectl.run(&["logs", "web"]).ok(), "hello from web\n");
+    assert_eq!(kubectl.run(&["exec", "web", "--", "hostname"]).ok(), "web\n");
+    assert_eq!(kubectl.run(&["exec", "web", "--", "sh", "-c", "exit 42"]).code, 42);
+
+    let table = kubectl.run(&["get", "pods"]).ok();
+    assert!(table.contains("1/1") && table.contains("Running"), "{table}");
+
+    kubectl.run(&["delete", "pod", "web", "--timeout=60s"]).ok();
+    kubectl.run(&["get", "pod", "web"]).refused(&["NotFound"]);
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn ends_are_reported_as_they_were() {
+    let home = Home::new();
+    let cluster = home.cluster("ends", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+
+    kubectl.apply(&pod("good", sh("true"), never()));
+    kubectl.apply(&pod("bad", sh("exit 3"), never()));
+    let hungry = json!({
+        "command": ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1"],
+        "resources": {"limits": {"memory": "16Mi"}},
+    });
+    kubectl.apply(&pod("hungry", hungry, never()));
+    kubectl.apply(&pod("again", sh("exit 1"), json!({})));
+
+    let good = kubectl.wait_phase("good", "Succeeded");
+    assert_eq!(terminated(&good)["reason"], "Completed", "{good:#}");
+    let bad = kubectl.wait_phase("bad", "Failed");
+    assert_eq!(terminated(&bad)["exitCode"], 3, "{bad:#}");
+    let hungry = kubectl.wait_phase("hungry", "Failed");
+    assert_eq!(terminated(&hungry)["reason"], "OOMKilled", "{hungry:#}");
+    kubectl.wait_pod("again", "backs off", |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        status["restartCount"].as_u64() >= Some(1)
+            && status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    });
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn what_fits_nowhere_waits_and_what_is_unsupported_is_named() {
+    let home = Home::new();
+    let cluster = home.cluster("refuse", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+
+    let huge = json!({"resources": {"requests": {"memory": "64Gi"}}});
+    kubectl.apply(&pod("huge", huge, json!({})));
+    let waiting = kubectl.wait_pod("huge", "unschedulable", |pod| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["reason"] == "Unschedulable")
+    });
+    assert_eq!(waiting["status"]["phase"], "Pending", "{waiting:#}");
+    let events = kubectl.run(&["get", "events"]).ok();
+    assert!(events.contains("FailedScheduling"), "{events}");
+    assert!(events.contains("Insufficient memory"), "{events}");
+
+    let host = json!({"hostNetwork": true});
+    kubectl.apply(&pod("host", sh("sleep 1"), host));
+    let refused = kubectl.wait_phase("host", "Failed");
+    assert!(refused["status"]["message"].to_string().contains("hostNetwork"), "{refused:#}");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn an_image_comes_from_a_registry_and_a_missing_one_backs_off() {
+    let home = Home::new();
+    let registry = Registry::start(home.path());
+    let reference = registry.push_busybox(home.path());
+    let cluster = home.cluster("pull", 1);
+    let kubectl = cluster.kubectl();
+
+    let image = |image: &str| json!({"image": image, "command": ["sleep", "1000"]});
+    kubectl.apply(&pod("pulled", image(&reference), json!({})));
+    kubectl.wait_phase("pulled", "Running");
+
+    let missing = format!("{}/nothing:1", registry.address);
+    kubectl.apply(&pod("missing", image(&missing), json!({})));
+    kubectl.wait_pod("missing", "backs off", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff"
+    });
+}
