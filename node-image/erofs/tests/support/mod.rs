@@ -3,7 +3,12 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+mod fuzz;
+
 use std::collections::BTreeMap;
+
+#[allow(unused_imports, reason = "every test binary uses a part of it")]
+pub(crate) use fuzz::fuzz_layer;
 
 /// Everything an image says of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
