@@ -34,8 +34,15 @@ pub(super) fn hold(spec: &Spec) -> Result<(), String> {
             Some(Err(Closed)) => thread::sleep(Duration::from_millis(10)),
         }
     }
-    let (pid, terminal, outputs) =
-        if spec.mode == Mode::Terminal { on_terminal(spec, size)? } else { on_pipes(spec)? };
+    let started =
+        if spec.mode == Mode::Terminal { on_terminal(spec, size) } else { on_pipes(spec) };
+    let (pid, terminal, outputs) = match started {
+        Ok(started) => started,
+        Err(message) => {
+            send(&mut answers, &Event::Failed { message });
+            return Ok(());
+        }
+    };
     thread::spawn(move || {
         for request in requests {
             match (request, &terminal) {
