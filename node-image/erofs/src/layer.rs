@@ -12,7 +12,7 @@ use std::io::{Read, Seek, Write};
 
 use crate::{
     Attributes, Device, DeviceKind, EntryPath, Error, Limits, Summary, TarError, Writer, Xattrs,
-    tar_stream::{Kind, Member, TarStream},
+    tar_stream::{Member, MemberKind, TarStream},
 };
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -69,7 +69,7 @@ fn add<R: Read, W: Write + Seek>(
     let attributes = Attributes { mtime, ..Attributes::new(mode).owner(uid, gid).xattrs(xattrs) };
     let device = |kind| Device::new(kind, device.0, device.1);
     match kind {
-        Kind::File => match writer.file(&path, &attributes, size, tar) {
+        MemberKind::File => match writer.file(&path, &attributes, size, tar) {
             Err(Error::Content { source, .. })
                 if source.kind() == std::io::ErrorKind::UnexpectedEof =>
             {
@@ -77,12 +77,12 @@ fn add<R: Read, W: Write + Seek>(
             }
             other => other,
         },
-        Kind::Directory => writer.directory(&path, attributes),
-        Kind::Symlink => writer.symlink(&path, &attributes, &link),
-        Kind::HardLink => writer.hard_link(&path, &EntryPath::parse(&link)?),
-        Kind::Character => writer.device(&path, &attributes, device(DeviceKind::Character)?),
-        Kind::Block => writer.device(&path, &attributes, device(DeviceKind::Block)?),
-        Kind::Fifo => writer.fifo(&path, &attributes),
+        MemberKind::Directory => writer.directory(&path, attributes),
+        MemberKind::Symlink => writer.symlink(&path, &attributes, &link),
+        MemberKind::HardLink => writer.hard_link(&path, &EntryPath::parse(&link)?),
+        MemberKind::Character => writer.device(&path, &attributes, device(DeviceKind::Character)?),
+        MemberKind::Block => writer.device(&path, &attributes, device(DeviceKind::Block)?),
+        MemberKind::Fifo => writer.fifo(&path, &attributes),
     }
 }
 

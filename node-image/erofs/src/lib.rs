@@ -40,7 +40,7 @@ pub use attributes::{Attributes, Device, DeviceKind, Xattrs};
 pub use error::Error;
 pub use layer::convert;
 pub use path::{EntryPath, PathError};
-pub use tar_stream::TarError;
+pub use tar_stream::{Member, MemberKind, TarError, TarStream};
 pub use tree::{Source, Tree};
 pub use writer::{Limits, Summary, Writer};
 

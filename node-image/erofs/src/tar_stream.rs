@@ -43,12 +43,15 @@ pub enum TarError {
 
 /// A member's header, with what extended headers said of it.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) path: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: Kind,
-    /// Bytes of content.
-    pub(crate) size: u64,
+pub struct Member {
+    /// Its path, as it stands in the stream.
+    pub path: Vec<u8>,
+    /// What a link names.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: MemberKind,
+    /// Bytes of content; none for anything but files.
+    pub size: u64,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -57,8 +60,10 @@ pub(crate) struct Member {
     pub(crate) xattrs: Xattrs,
 }
 
+/// What a member of a tar stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[allow(missing_docs, reason = "the names say it")]
+pub enum MemberKind {
     File,
     HardLink,
     Symlink,
@@ -68,7 +73,9 @@ pub(crate) enum Kind {
     Fifo,
 }
 
-pub(crate) struct TarStream<R> {
+/// A tar stream being read. After [`TarStream::next`], reading it gives the member's content.
+#[derive(Debug)]
+pub struct TarStream<R> {
     input: R,
     /// Bytes read so far.
     offset: u64,
@@ -91,27 +98,33 @@ struct Extensions {
 }
 
 impl<R: Read> TarStream<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// Reads `input`, in pieces of 512 bytes and up.
+    pub fn new(input: R) -> Self {
         Self { input, offset: 0, content: 0, padding: 0 }
     }
 
     /// The next member, or `None` behind the last. Its content is read from `self`; what is left
     /// of it is skipped by the next call.
-    pub(crate) fn next(&mut self) -> Result<Option<Member>, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Tar`] for a broken stream; [`Error::Xattr`] for attributes that cannot be stored.
+    #[allow(clippy::should_implement_trait, reason = "a member borrows the stream it comes from")]
+    pub fn next(&mut self) -> Result<Option<Member>, Error> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_content()?;
             let at = self.offset;
-            let Some(block) = self.read_block()? else { return Ok(None) };
+            let Some(mut block) = self.read_block()? else { return Ok(None) };
             // Two such blocks end an archive; one is enough to know.
             if block.iter().all(|byte| *byte == 0) {
                 return Ok(None);
             }
-            let header = Header::from_byte_slice(&block);
             let malformed = |problem| TarError::Malformed { offset: at, problem };
-            if header.cksum().ok() != Some(checksum(&block)) {
+            if Header::from_byte_slice(&block).cksum().ok() != Some(checksum(&block)) {
                 return Err(malformed("its checksum is wrong").into());
             }
+            fill_numbers(&mut block);
+            let header = Header::from_byte_slice(&block);
             match header.entry_type() {
                 EntryType::GNULongName => extensions.path = Some(self.long_name(header, at)?),
                 EntryType::GNULongLink => extensions.link = Some(self.long_name(header, at)?),
@@ -144,6 +157,11 @@ impl<R: Read> TarStream<R> {
         }
     }
 
+    /// Bytes read so far: after [`TarStream::next`], where the member's content starts.
+    pub fn position(&self) -> u64 {
+        self.offset
+    }
+
     fn member(
         &mut self,
         header: &Header,
@@ -155,14 +173,14 @@ impl<R: Read> TarStream<R> {
         let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let kind = match entry_type {
             // Before ustar, a name's last slash was all that told a directory.
-            EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous => Kind::File,
-            EntryType::Link => Kind::HardLink,
-            EntryType::Symlink => Kind::Symlink,
-            EntryType::Char => Kind::Character,
-            EntryType::Block => Kind::Block,
-            EntryType::Directory => Kind::Directory,
-            EntryType::Fifo => Kind::Fifo,
+            EntryType::Regular if path.ends_with(b"/") => MemberKind::Directory,
+            EntryType::Regular | EntryType::Continuous => MemberKind::File,
+            EntryType::Link => MemberKind::HardLink,
+            EntryType::Symlink => MemberKind::Symlink,
+            EntryType::Char => MemberKind::Character,
+            EntryType::Block => MemberKind::Block,
+            EntryType::Directory => MemberKind::Directory,
+            EntryType::Fifo => MemberKind::Fifo,
             EntryType::GNUSparse => {
                 let feature = "a sparse file".to_owned();
                 return Err(TarError::Unsupported { offset: at, feature }.into());
@@ -174,7 +192,7 @@ impl<R: Read> TarStream<R> {
             }
         };
         let device = match kind {
-            Kind::Character | Kind::Block => (
+            MemberKind::Character | MemberKind::Block => (
                 header
                     .device_major()
                     .ok()
@@ -190,8 +208,8 @@ impl<R: Read> TarStream<R> {
         };
         // Only files have content, whatever the size field of others says.
         let size = match (kind, extensions.size) {
-            (Kind::File, Some(size)) => size,
-            (Kind::File, None) => {
+            (MemberKind::File, Some(size)) => size,
+            (MemberKind::File, None) => {
                 header.entry_size().map_err(|_| malformed("its size is not a number"))?
             }
             _ => 0,
@@ -377,6 +395,17 @@ fn parse_time(text: &[u8]) -> Option<Time> {
         return Some(Time { seconds, nanoseconds: 1_000_000_000 - nanoseconds });
     }
     Some(Time { seconds, nanoseconds })
+}
+
+/// Writers leave numbers that do not matter empty, which the `tar` crate takes for malformed: mode,
+/// uid, gid, size, mtime, device numbers.
+fn fill_numbers(block: &mut [u8; BLOCK]) {
+    for field in [100..108, 108..116, 116..124, 124..136, 136..148, 329..337, 337..345] {
+        let field = &mut block[field];
+        if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            field[0] = b'0';
+        }
+    }
 }
 
 /// The sum of the header's bytes, its own checksum counting as spaces.
