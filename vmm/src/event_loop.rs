@@ -59,10 +59,10 @@ impl<T: EventHandler + ?Sized> EventHandler for Arc<Mutex<T>> {
 }
 
 /// A handler's view of the loop: the set of its own descriptors.
-#[derive(Debug)]
 pub struct Sources<'a> {
     epoll: &'a Epoll,
     handler: u32,
+    spawned: &'a mut Vec<Box<dyn EventHandler>>,
 }
 
 impl Sources<'_> {
@@ -90,6 +90,11 @@ impl Sources<'_> {
         self.ctl(ControlOperation::Delete, fd, 0, EventSet::empty())
     }
 
+    /// Adds another handler to the loop, once the events at hand are served.
+    pub fn spawn(&mut self, handler: Box<dyn EventHandler>) {
+        self.spawned.push(handler);
+    }
+
     fn ctl(
         &self,
         operation: ControlOperation,
@@ -106,6 +111,7 @@ impl Sources<'_> {
 pub struct EventLoop {
     epoll: Epoll,
     handlers: Vec<Box<dyn EventHandler>>,
+    spawned: Vec<Box<dyn EventHandler>>,
 }
 
 impl EventLoop {
@@ -114,7 +120,7 @@ impl EventLoop {
     /// # Errors
     /// As `epoll_create1`.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: Epoll::new()?, handlers: Vec::new() })
+        Ok(Self { epoll: Epoll::new()?, handlers: Vec::new(), spawned: Vec::new() })
     }
 
     /// Adds a handler for the rest of the loop's life and lets it register its descriptors.
@@ -123,7 +129,8 @@ impl EventLoop {
     /// What [`EventHandler::register`] returns.
     pub fn add(&mut self, mut handler: Box<dyn EventHandler>) -> io::Result<()> {
         let index = u32::try_from(self.handlers.len()).map_err(io::Error::other)?;
-        handler.register(&mut Sources { epoll: &self.epoll, handler: index })?;
+        let Self { epoll, spawned, .. } = self;
+        handler.register(&mut Sources { epoll, handler: index, spawned })?;
         self.handlers.push(handler);
         Ok(())
     }
@@ -131,7 +138,8 @@ impl EventLoop {
     /// Waits for events once, for at most `timeout` milliseconds (-1: for ever), and serves them.
     ///
     /// # Errors
-    /// As `epoll_wait`, except that an interruption by a signal is not one.
+    /// As `epoll_wait`, except that an interruption by a signal is not one; as [`EventLoop::add`]
+    /// for handlers that handlers have added.
     pub fn run_once(&mut self, timeout: i32) -> io::Result<()> {
         let mut events = [EpollEvent::default(); BATCH];
         let ready = match self.epoll.wait(timeout, &mut events) {
@@ -143,9 +151,13 @@ impl EventLoop {
             let index = (event.data() >> 32) as u32;
             let token = (event.data() & u64::from(u32::MAX)) as u32;
             if let Some(handler) = self.handlers.get_mut(index as usize) {
-                let mut sources = Sources { epoll: &self.epoll, handler: index };
+                let Self { epoll, spawned, .. } = self;
+                let mut sources = Sources { epoll, handler: index, spawned };
                 handler.handle(token, event.event_set(), &mut sources);
             }
+        }
+        while let Some(handler) = self.spawned.pop() {
+            self.add(handler)?;
         }
         Ok(())
     }

@@ -51,10 +51,11 @@ pub const BOOT_TIMER_SIZE: u64 = 0x1000;
 pub const VIRTIO_BASE: u64 = 0xd000_0000;
 /// Bytes of a virtio device's registers.
 pub const VIRTIO_SIZE: u64 = 0x1000;
-/// The first virtio device's interrupt line. Device *n* has the *n*-th after it.
-pub const VIRTIO_IRQ_BASE: u32 = 5;
-/// Virtio devices at most: the I/O APIC has 24 pins.
-pub const VIRTIO_MAX: usize = 19;
+/// The virtio devices' interrupt lines, in the order of the devices: the I/O APIC's pins without
+/// the timer, the serial port, the clock and the FPU, which PCs have at fixed places.
+pub const VIRTIO_IRQS: [u32; 17] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+/// Pins of the I/O APIC.
+pub const IRQ_PINS: u32 = 24;
 
 /// The I/O APIC's registers.
 pub const IO_APIC: u32 = 0xfec0_0000;

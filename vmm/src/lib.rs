@@ -16,9 +16,20 @@
 //! Guest bytes are hostile. A device never panics on them, never allocates by a number they name,
 //! and never waits for the guest.
 
+pub mod api;
+pub mod boot;
 pub mod bus;
+pub mod config;
+pub mod console;
+pub mod cpuid;
+pub mod devices;
 pub mod event_loop;
+pub mod exit;
+pub mod interrupts;
 pub mod layout;
 pub mod memory;
+pub mod metrics;
 pub mod probe;
+pub mod vcpu;
 pub mod virtio;
+pub mod vm;

@@ -5,6 +5,10 @@
 //! the files of that request from 0. On the command line and in a configuration file the number
 //! is an inherited file descriptor's instead.
 
+pub mod client;
+pub mod tap;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -130,4 +134,53 @@ pub enum ConsoleConfig {
     File(FileSource),
     /// A listening unix socket: every client sees output and may type.
     Socket(FileSource),
+}
+
+/// What a machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum VmState {
+    /// Nothing has been configured.
+    Empty,
+    /// Configured: memory, devices and kernel are in place, no guest instruction has run.
+    Configured,
+    /// Its vCPUs run.
+    Running,
+    /// Its vCPUs are stopped.
+    Paused,
+}
+
+/// The answer to `GET /vm`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmInfo {
+    /// What it is doing.
+    pub state: VmState,
+    /// The monitor's process id, in its own PID namespace.
+    pub pid: u32,
+    /// Virtual CPUs; 0 before configuration.
+    pub cpus: u8,
+    /// Guest memory in bytes; 0 before configuration.
+    pub memory: u64,
+    /// Milliseconds from the monitor's start until the guest wrote to the boot timer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_milliseconds: Option<f64>,
+}
+
+/// The answer to `GET /metrics`: counters since the monitor started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// vCPUs' exits to the monitor, by reason.
+    pub exits: BTreeMap<String, u64>,
+    /// Each virtio device's counters, by the device's name.
+    pub devices: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// The body of every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ErrorBody {
+    /// What failed, on what, and what to do.
+    pub error: String,
 }
