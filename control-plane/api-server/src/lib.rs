@@ -1,1 +1,36 @@
-//! Skeleton.
+//! The Kubernetes API server of a cluster.
+//!
+//! [`kinds`] is the table of resources; everything else is generic over it: [`http`] parses a
+//! request ([`route`], [`options`], [`body`]), [`auth`] permits it, [`api`] does it on the store,
+//! and [`output`] shapes the answer. Objects are JSON values, kept with fields that this server
+//! does not know. [`discovery`] and [`openapi`] tell clients what there is. [`kubelet`] passes
+//! logs, exec and attach on to the host that runs the pod. [`pki`] makes a cluster's
+//! certificates. [`serve`] puts it together, with the scheduler and the controllers, which talk
+//! to [`api`] in process ([`local`]) but as a client over HTTP would.
+//!
+//! What is not implemented answers as Kubernetes would: protobuf bodies and server-side apply
+//! with 415, kinds that are not here with 404.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod auth;
+pub mod body;
+pub mod discovery;
+pub mod http;
+pub mod kinds;
+pub mod kubelet;
+pub mod local;
+pub mod names;
+pub mod object;
+pub mod openapi;
+pub mod options;
+pub mod output;
+pub mod patch;
+pub mod pki;
+pub mod resource;
+pub mod route;
+pub mod selector;
+pub mod serve;
+pub mod status;
+pub mod tls;

@@ -1,0 +1,202 @@
+//! Create.
+
+use bulkhead_store::{StoreError, Write};
+use serde_json::{Value, json};
+
+use super::{Api, Place, encode, store_failure};
+use crate::names;
+use crate::object;
+use crate::options::WriteOptions;
+use crate::status::{Cause, Result, Status};
+
+/// A generated name that is taken is generated anew so often.
+const NAME_ATTEMPTS: usize = 8;
+
+impl Api {
+    /// Creates `object` in `place` and returns it as stored.
+    ///
+    /// # Errors
+    /// `Invalid`, `AlreadyExists`, `BadRequest`; `NotFound` or `Forbidden` for its namespace.
+    pub async fn create(
+        &self,
+        place: &Place,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value> {
+        let resource = &place.resource;
+        check_type(place, &mut object)?;
+        check_namespace(place, &mut object)?;
+        let metadata = object::map(&mut object, "metadata")
+            .ok_or_else(|| Status::bad_request("metadata is not an object"))?;
+        if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|rv| !rv.is_empty())
+        {
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(Status::bad_request(message));
+        }
+        for set_by_the_server in [
+            "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "managedFields",
+            "selfLink",
+        ] {
+            metadata.remove(set_by_the_server);
+        }
+        metadata.insert("uid".into(), object::uid().into());
+        metadata.insert("creationTimestamp".into(), object::now().into());
+        if resource.generation {
+            metadata.insert("generation".into(), 1.into());
+        }
+        let generate =
+            metadata.get("generateName").and_then(Value::as_str).unwrap_or("").to_owned();
+        let named =
+            metadata.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+        if !named && generate.is_empty() {
+            let causes = vec![Cause {
+                message: "Required value: name or generateName is required".into(),
+                ..Cause::required("metadata.name")
+            }];
+            return Err(Status::invalid(resource.group, resource.kind, "", causes));
+        }
+        (resource.behaviour.prepare_create)(&mut object);
+        (resource.behaviour.default)(&mut object);
+        self.check_namespace_takes(place, &object).await?;
+        for _ in 0..NAME_ATTEMPTS {
+            if !named {
+                // 63 is what every kind's rule allows; the suffix must stay whole.
+                let stem: String = generate.chars().take(58).collect();
+                object["metadata"]["name"] = format!("{stem}{}", object::name_suffix()).into();
+            }
+            let name = object::name(&object).to_owned();
+            let causes = validate(place, &object);
+            if !causes.is_empty() {
+                return Err(Status::invalid(resource.group, resource.kind, &name, causes));
+            }
+            let key = place.key(&name);
+            let exists = Status::already_exists(resource.group, resource.plural, &name);
+            if options.dry_run {
+                let present = self.store.get(&key).await.map_err(|error| store_failure(&error))?;
+                return if present.is_some() { Err(exists) } else { Ok(object) };
+            }
+            let value = encode(resource, &object)?;
+            match self.store.write(Write::Create { key, value }).await {
+                Ok(revision) => {
+                    object["metadata"]["resourceVersion"] = revision.to_string().into();
+                    return Ok(object);
+                }
+                Err(StoreError::Exists(_)) if named => return Err(exists),
+                Err(StoreError::Exists(_)) => {}
+                Err(error) => return Err(store_failure(&error)),
+            }
+        }
+        Err(Status::already_exists(resource.group, resource.plural, &generate))
+    }
+
+    /// Refuses objects in namespaces that do not exist or are being deleted.
+    async fn check_namespace_takes(&self, place: &Place, object: &Value) -> Result<()> {
+        let Some(namespace) = place.namespace.as_deref() else { return Ok(()) };
+        let Some(namespaces) = self.registry.find("", "v1", "namespaces") else { return Ok(()) };
+        let found = self.get(&Place::new(namespaces, None), namespace).await?;
+        if object::is_terminating(&found) {
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            let resource = &place.resource;
+            let name = object::name(object);
+            return Err(Status::forbidden(resource.group, resource.plural, name, &why));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with `object`, in what all kinds share and in its own.
+pub(super) fn validate(place: &Place, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let metadata = &object["metadata"];
+    if let Some(why) = place.resource.behaviour.name.violation(object::name(object)) {
+        causes.push(Cause::invalid("metadata.name", &metadata["name"], why));
+    }
+    for (field, is_label) in [("labels", true), ("annotations", false)] {
+        let path = format!("metadata.{field}");
+        match &metadata[field] {
+            Value::Null => {}
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    if !names::is_qualified(key) {
+                        causes.push(Cause::invalid(&path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+                    }
+                    match value.as_str() {
+                        None => causes.push(Cause::invalid(
+                            format!("{path}.{key}"),
+                            value,
+                            "must be a string",
+                        )),
+                        Some(text) if is_label && !names::is_label_value(text) => {
+                            causes.push(Cause::invalid(&path, value, "a valid label must be an empty string or consist of at most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            other => causes.push(Cause::invalid(path, other, "must be a map of strings")),
+        }
+    }
+    if !metadata["finalizers"].is_null() {
+        let valid = metadata["finalizers"].as_array().is_some_and(|finalizers| {
+            finalizers.iter().all(|one| one.as_str().is_some_and(names::is_qualified))
+        });
+        if !valid {
+            let path = "metadata.finalizers";
+            causes.push(Cause::invalid(
+                path,
+                &metadata["finalizers"],
+                "must be a list of qualified names",
+            ));
+        }
+    }
+    (place.resource.behaviour.validate)(object, &mut causes);
+    causes
+}
+
+/// Refuses an object of another kind; one that does not say its kind is of the resource's.
+pub(super) fn check_type(place: &Place, object: &mut Value) -> Result<()> {
+    let resource = &place.resource;
+    if !object.is_object() {
+        return Err(Status::bad_request("the body is not an object"));
+    }
+    let api_version = resource.api_version();
+    object::set_default(object, "apiVersion", api_version.as_str());
+    object::set_default(object, "kind", resource.kind);
+    let (got_version, got_kind) =
+        (object::text(object, "apiVersion"), object::text(object, "kind"));
+    if got_version != api_version || got_kind != resource.kind {
+        return Err(Status::bad_request(format!(
+            "the object in the body is a {got_version} {got_kind}; this path takes {api_version} {}",
+            resource.kind
+        )));
+    }
+    Ok(())
+}
+
+/// Gives the object the namespace of its path; refuses one that says another.
+pub(super) fn check_namespace(place: &Place, object: &mut Value) -> Result<()> {
+    let Some(metadata) = object::map(object, "metadata") else {
+        return Err(Status::bad_request("metadata is not an object"));
+    };
+    match (metadata.get("namespace").and_then(Value::as_str).unwrap_or(""), &place.namespace) {
+        ("", Some(namespace)) => {
+            metadata.insert("namespace".into(), namespace.as_str().into());
+            Ok(())
+        }
+        ("", None) => {
+            metadata.remove("namespace");
+            Ok(())
+        }
+        (said, Some(namespace)) if said == namespace => Ok(()),
+        (said, wanted) => Err(Status::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the \
+             request: {said}, {}",
+            wanted.as_deref().unwrap_or("none")
+        ))),
+    }
+}

@@ -1,0 +1,150 @@
+//! Delete and delete of collections.
+
+use bulkhead_store::{StoreError, Write};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use super::{Api, CHANGED, List, Place, decode, encode, store_failure};
+use crate::object;
+use crate::options::{DeleteOptions, ReadOptions};
+use crate::status::Result;
+
+const ATTEMPTS: usize = 10;
+/// `terminationGracePeriodSeconds` where a pod says none.
+const DEFAULT_GRACE: u64 = 30;
+
+/// What a delete came to.
+#[derive(Debug, Clone)]
+pub struct Deletion {
+    /// The object as it is now, or last was.
+    pub object: Value,
+    /// Whether it is gone; otherwise it waits for its grace period or finalizers.
+    pub gone: bool,
+}
+
+impl Api {
+    /// Deletes the object named `name`, or marks it as being deleted.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` if preconditions do not hold.
+    pub async fn delete(
+        &self,
+        place: &Place,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deletion> {
+        let resource = &place.resource;
+        let key = place.key(name);
+        for _ in 0..ATTEMPTS {
+            let entry = self.store.get(&key).await.map_err(|error| store_failure(&error))?;
+            let entry = entry.ok_or_else(|| place.not_found(name))?;
+            let current = decode(resource, &entry)?;
+            check_preconditions(place, name, options, &current)?;
+            let grace = resource.graceful_deletion.then(|| grace(options, &current));
+            let marked = mark(&current, grace);
+            let held = !object::list(&marked, "metadata.finalizers").is_empty()
+                || !object::list(&marked, "spec.finalizers").is_empty();
+            let gone = !held && grace.unwrap_or(0) == 0;
+            if options.dry_run.iter().any(|one| one == "All") || (!gone && marked == current) {
+                return Ok(Deletion { object: marked, gone });
+            }
+            let write = if gone {
+                Write::Delete { key: key.clone(), expected: entry.revision }
+            } else {
+                let value = encode(resource, &marked)?;
+                Write::Update { key: key.clone(), value, expected: entry.revision }
+            };
+            match self.store.write(write).await {
+                Ok(revision) => {
+                    let mut object = if gone { current } else { marked };
+                    object["metadata"]["resourceVersion"] = revision.to_string().into();
+                    return Ok(Deletion { object, gone });
+                }
+                Err(StoreError::Changed { .. } | StoreError::Absent(_)) => {}
+                Err(error) => return Err(store_failure(&error)),
+            }
+        }
+        Err(place.conflict(name, CHANGED))
+    }
+
+    /// Deletes every object that `selection` selects and returns them.
+    ///
+    /// # Errors
+    /// The first failure other than that somebody else deleted one.
+    pub async fn delete_collection(
+        &self,
+        place: &Place,
+        selection: &ReadOptions,
+        options: &DeleteOptions,
+    ) -> Result<List> {
+        let list = self.list(place, selection).await?;
+        for item in &list.items {
+            let place = Place::new(&place.resource, object::namespace(item));
+            match self.delete(&place, object::name(item), options).await {
+                Err(error) if error.code != 404 => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(list)
+    }
+}
+
+fn check_preconditions(
+    place: &Place,
+    name: &str,
+    options: &DeleteOptions,
+    current: &Value,
+) -> Result<()> {
+    let Some(preconditions) = &options.preconditions else { return Ok(()) };
+    let uid = object::text(current, "metadata.uid");
+    if let Some(wanted) = preconditions.uid.as_deref().filter(|wanted| *wanted != uid) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
+        );
+        return Err(place.conflict(name, &why));
+    }
+    let version = object::text(current, "metadata.resourceVersion");
+    if let Some(wanted) =
+        preconditions.resource_version.as_deref().filter(|wanted| *wanted != version)
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
+        );
+        return Err(place.conflict(name, &why));
+    }
+    Ok(())
+}
+
+/// How many seconds the object's processes get. One that runs nowhere, or no longer, needs none.
+fn grace(options: &DeleteOptions, object: &Value) -> u64 {
+    let ended = matches!(object::text(object, "status.phase"), "Succeeded" | "Failed");
+    if ended || object::text(object, "spec.nodeName").is_empty() {
+        return 0;
+    }
+    let own = object["spec"]["terminationGracePeriodSeconds"].as_u64();
+    let grace = options.grace_period_seconds.unwrap_or(own.unwrap_or(DEFAULT_GRACE));
+    // A second delete may hasten the first, not put it off.
+    let before = object["metadata"]["deletionGracePeriodSeconds"].as_u64();
+    before.map_or(grace, |before| before.min(grace))
+}
+
+/// The object with the marks of its deletion. The timestamp is when its grace ends.
+fn mark(object: &Value, grace: Option<u64>) -> Value {
+    let mut marked = object.clone();
+    let metadata = &mut marked["metadata"];
+    let before = metadata["deletionGracePeriodSeconds"].as_u64();
+    let hastened = grace.is_some_and(|grace| before.is_some_and(|before| grace < before));
+    if !metadata["deletionTimestamp"].is_string() || hastened {
+        let seconds = i64::try_from(grace.unwrap_or(0)).unwrap_or(i64::MAX >> 20).min(1 << 31);
+        let end = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+        metadata["deletionTimestamp"] = object::timestamp(end).into();
+        metadata["deletionGracePeriodSeconds"] = grace.unwrap_or(0).into();
+        if let Some(generation) = metadata["generation"].as_u64() {
+            metadata["generation"] = (generation + 1).into();
+        }
+    }
+    if object["kind"] == "Namespace" {
+        marked["status"]["phase"] = "Terminating".into();
+    }
+    marked
+}

@@ -1,0 +1,172 @@
+//! Get and list.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use bulkhead_store::{Range, Revision, StoreError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Api, Place, decode, store_failure};
+use crate::options::ReadOptions;
+use crate::status::{Result, Status};
+
+/// With selectors, the store is read in pages of this size until enough objects match.
+const SCAN: usize = 500;
+
+/// The result of a list.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// The objects, by namespace and name.
+    pub items: Vec<Value>,
+    /// The version of which this is the state.
+    pub resource_version: u64,
+    /// Where the next page begins, if there is one.
+    pub continue_token: Option<String>,
+    /// How many objects follow, if known.
+    pub remaining: Option<u64>,
+}
+
+/// A continue token, opaque to clients.
+#[derive(Debug, Serialize, Deserialize)]
+struct Token {
+    /// The version of the first page.
+    rv: u64,
+    /// The last key of the page before, without the resource's prefix.
+    after: String,
+}
+
+impl Api {
+    /// The object named `name`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn get(&self, place: &Place, name: &str) -> Result<Value> {
+        let entry = self.store.get(&place.key(name)).await.map_err(|e| store_failure(&e))?;
+        decode(&place.resource, &entry.ok_or_else(|| place.not_found(name))?)
+    }
+
+    /// The objects of `place` that the options select.
+    ///
+    /// # Errors
+    /// `Expired` for an old version or token, `BadRequest` for a wrong one.
+    pub async fn list(&self, place: &Place, options: &ReadOptions) -> Result<List> {
+        check_fields(place, options)?;
+        let prefix = place.resource.prefix(place.namespace.as_deref());
+        let (at, mut after) = self.start(options, &prefix).await?;
+        let selective = !options.labels.is_empty() || !options.fields.is_empty();
+        let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+        let mut at = at;
+        let mut items = Vec::new();
+        let (remaining, last) = loop {
+            let wanted = limit - items.len();
+            let range = Range {
+                prefix: prefix.clone(),
+                after: after.clone(),
+                limit: match (limit, selective) {
+                    (usize::MAX, _) => None,
+                    (_, false) => Some(wanted),
+                    (_, true) => Some(SCAN),
+                },
+                at,
+            };
+            let page =
+                self.store.list(range).await.map_err(|error| continue_failure(&error, options))?;
+            at = Some(page.revision);
+            let count = page.entries.len();
+            for (index, entry) in page.entries.into_iter().enumerate() {
+                let object = decode(&place.resource, &entry)?;
+                after = Some(entry.key);
+                if options.labels.matches(&object) && options.fields.matches(&object) {
+                    items.push(object);
+                    if items.len() == limit {
+                        let unread = (count - index - 1) as u64 + page.remaining;
+                        // How many of those match is not known.
+                        return Ok(finish(
+                            items,
+                            at,
+                            after.filter(|_| unread > 0),
+                            &prefix,
+                            (!selective).then_some(unread),
+                        ));
+                    }
+                }
+            }
+            if page.remaining == 0 {
+                break (None, None);
+            }
+        };
+        Ok(finish(items, at, last, &prefix, remaining))
+    }
+
+    /// The version to list at and the key to start after.
+    async fn start(
+        &self,
+        options: &ReadOptions,
+        prefix: &str,
+    ) -> Result<(Option<Revision>, Option<String>)> {
+        if let Some(token) = &options.continue_token {
+            let invalid = || Status::bad_request("continue key is not valid");
+            let token = BASE64.decode(token).map_err(|_| invalid())?;
+            let token: Token = serde_json::from_slice(&token).map_err(|_| invalid())?;
+            return Ok((Some(Revision(token.rv)), Some(format!("{prefix}{}", token.after))));
+        }
+        let Some(version) = options.resource_version.filter(|version| *version > 0) else {
+            return Ok((None, None));
+        };
+        let version = Revision(version);
+        let exact = match options.resource_version_match.as_deref() {
+            Some("Exact") => true,
+            Some(_) => false,
+            // Unsaid, a paged list is exact and another is not older than.
+            None => options.limit > 0,
+        };
+        if exact {
+            return Ok((Some(version), None));
+        }
+        let current = self.store.revision().await.map_err(|error| store_failure(&error))?;
+        if version > current {
+            return Err(store_failure(&StoreError::Future { requested: version, current }));
+        }
+        Ok((None, None))
+    }
+}
+
+fn finish(
+    items: Vec<Value>,
+    at: Option<Revision>,
+    last: Option<String>,
+    prefix: &str,
+    remaining: Option<u64>,
+) -> List {
+    let resource_version = at.unwrap_or_default().0;
+    let continue_token = last.map(|last| {
+        let after = last.strip_prefix(prefix).unwrap_or_default().to_owned();
+        // A struct of a number and a text always serializes.
+        BASE64
+            .encode(serde_json::to_vec(&Token { rv: resource_version, after }).unwrap_or_default())
+    });
+    let remaining = remaining.filter(|_| continue_token.is_some());
+    List { items, resource_version, continue_token, remaining }
+}
+
+fn continue_failure(error: &StoreError, options: &ReadOptions) -> Status {
+    match error {
+        StoreError::Compacted { .. } if options.continue_token.is_some() => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. \
+             You can start a new list without the continue parameter.",
+        ),
+        other => store_failure(other),
+    }
+}
+
+/// Refuses field selectors of fields that the kind does not offer.
+pub(super) fn check_fields(place: &Place, options: &ReadOptions) -> Result<()> {
+    for path in options.fields.paths() {
+        let known = matches!(path, "metadata.name" | "metadata.namespace")
+            || place.resource.fields.contains(&path);
+        if !known {
+            return Err(Status::bad_request(format!("field label not supported: {path}")));
+        }
+    }
+    Ok(())
+}

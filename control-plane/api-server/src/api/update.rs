@@ -1,0 +1,191 @@
+//! Update and patch: a new object from the current one, swapped in if nobody was faster.
+
+use bulkhead_store::{StoreError, Write};
+use serde_json::Value;
+
+use super::create::{check_namespace, check_type, validate};
+use super::{Api, CHANGED, Place, decode, encode, store_failure};
+use crate::object;
+use crate::options::WriteOptions;
+use crate::status::{Result, Status};
+
+/// A patch that others keep overtaking is tried so often.
+const ATTEMPTS: usize = 10;
+
+/// The part of an object that a write may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// All but the status, if the kind has a status subresource.
+    Main,
+    /// The status only.
+    Status,
+    /// Anything: what subresources such as `binding` and `finalize` change is theirs to limit.
+    Whole,
+}
+
+impl Api {
+    /// Replaces the object named `name`. If `object` says a version, it must be the current one.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict`, `Invalid`, `BadRequest`.
+    pub async fn update(
+        &self,
+        place: &Place,
+        name: &str,
+        target: Target,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value> {
+        self.modify(place, name, target, options, |_| Ok(object.clone())).await
+    }
+
+    /// Replaces the object named `name` by what `change` makes of it. If others write it in
+    /// between, `change` is called again with what they wrote, unless its result names the
+    /// version that it is made from.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update), and what `change` answers.
+    pub async fn modify(
+        &self,
+        place: &Place,
+        name: &str,
+        target: Target,
+        options: &WriteOptions,
+        mut change: impl FnMut(&Value) -> Result<Value> + Send,
+    ) -> Result<Value> {
+        let resource = &place.resource;
+        let key = place.key(name);
+        for _ in 0..ATTEMPTS {
+            let entry = self.store.get(&key).await.map_err(|error| store_failure(&error))?;
+            let entry = entry.ok_or_else(|| place.not_found(name))?;
+            let current = decode(resource, &entry)?;
+            let changed = change(&current)?;
+            let object = merge(place, name, target, &current, changed)?;
+            if object == current {
+                return Ok(object);
+            }
+            let causes = {
+                let mut causes = validate(place, &object);
+                (resource.behaviour.validate_update)(&object, &current, &mut causes);
+                causes
+            };
+            if !causes.is_empty() {
+                return Err(Status::invalid(resource.group, resource.kind, name, causes));
+            }
+            if options.dry_run {
+                return Ok(object);
+            }
+            let write = if is_released(resource.graceful_deletion, &object) {
+                Write::Delete { key: key.clone(), expected: entry.revision }
+            } else {
+                let value = encode(resource, &object)?;
+                Write::Update { key: key.clone(), value, expected: entry.revision }
+            };
+            match self.store.write(write).await {
+                Ok(revision) => {
+                    let mut object = object;
+                    object["metadata"]["resourceVersion"] = revision.to_string().into();
+                    return Ok(object);
+                }
+                // The next turn finds out whether that is a conflict or the object is gone.
+                Err(StoreError::Changed { .. } | StoreError::Absent(_)) => {}
+                Err(error) => return Err(store_failure(&error)),
+            }
+        }
+        Err(place.conflict(name, CHANGED))
+    }
+}
+
+/// Whether an object that is being deleted has nothing left to wait for.
+fn is_released(graceful: bool, object: &Value) -> bool {
+    let elapsed = !graceful || object["metadata"]["deletionGracePeriodSeconds"].as_u64() == Some(0);
+    object::is_terminating(object)
+        && elapsed
+        && object::list(object, "metadata.finalizers").is_empty()
+        && object::list(object, "spec.finalizers").is_empty()
+}
+
+/// The object to store: `changed`, in what the target covers, over `current`.
+fn merge(
+    place: &Place,
+    name: &str,
+    target: Target,
+    current: &Value,
+    mut changed: Value,
+) -> Result<Value> {
+    let resource = &place.resource;
+    check_type(place, &mut changed)?;
+    check_namespace(place, &mut changed)?;
+    let said = object::name(&changed);
+    if !said.is_empty() && said != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({name})"
+        )));
+    }
+    let said = object::text(&changed, "metadata.resourceVersion");
+    if !said.is_empty() && said != "0" && said != object::text(current, "metadata.resourceVersion")
+    {
+        return Err(place.conflict(name, CHANGED));
+    }
+    let (said, uid) =
+        (object::text(&changed, "metadata.uid"), object::text(current, "metadata.uid"));
+    if !said.is_empty() && said != uid {
+        let why =
+            format!("Precondition failed: UID in precondition: {said}, UID in object meta: {uid}");
+        return Err(place.conflict(name, &why));
+    }
+    let metadata = object::map(&mut changed, "metadata")
+        .ok_or_else(|| Status::bad_request("metadata is not an object"))?;
+    metadata.remove("managedFields");
+    let set_by_the_server = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "resourceVersion",
+        "generation",
+        "generateName",
+        "selfLink",
+    ];
+    let deletion = ["deletionTimestamp", "deletionGracePeriodSeconds"];
+    let deletion = if target == Target::Whole { &[][..] } else { &deletion[..] };
+    for &field in set_by_the_server.iter().chain(deletion) {
+        match current["metadata"].get(field) {
+            Some(value) => metadata.insert(field.into(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    // Empty maps are absent ones, so that taking the last label away compares equal to none.
+    metadata.retain(|_, value| match value {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    });
+    let mut object = match target {
+        Target::Main | Target::Whole => changed,
+        Target::Status => {
+            let mut object = current.clone();
+            object["metadata"] = changed["metadata"].take();
+            set(&mut object, "status", changed.get("status"));
+            object
+        }
+    };
+    if target == Target::Main && resource.subresource("status").is_some() {
+        set(&mut object, "status", current.get("status"));
+    }
+    (resource.behaviour.default)(&mut object);
+    if resource.generation && target == Target::Main && object.get("spec") != current.get("spec") {
+        let generation = current["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
+        object["metadata"]["generation"] = generation.into();
+    }
+    Ok(object)
+}
+
+fn set(object: &mut Value, field: &str, value: Option<&Value>) {
+    let Some(fields) = object.as_object_mut() else { return };
+    match value {
+        Some(value) => fields.insert(field.into(), value.clone()),
+        None => fields.remove(field),
+    };
+}

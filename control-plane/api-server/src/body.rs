@@ -1,0 +1,102 @@
+//! Request and response bodies.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
+use serde_json::Value;
+
+use crate::status::{Result, Status};
+
+/// The largest request body, as in Kubernetes.
+pub const MAX_BODY: usize = 3 << 20;
+/// What streams may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// The body of every answer.
+pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A body that is there already.
+pub fn full(bytes: impl Into<Bytes>) -> ResponseBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An answer of JSON.
+#[must_use]
+pub fn json(code: u16, value: &Value, media_type: &str) -> Response<ResponseBody> {
+    // A `Value` always serializes.
+    let mut response = Response::new(full(serde_json::to_vec(value).unwrap_or_default()));
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let media_type = HeaderValue::from_str(media_type)
+        .unwrap_or_else(|_| HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
+/// An answer of text.
+pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<ResponseBody> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = code;
+    let media_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
+/// The answer that a failure is.
+#[must_use]
+pub fn failure(status: &Status) -> Response<ResponseBody> {
+    let mut response = json(status.code, &status.to_value(), "application/json");
+    if let Some(seconds) = status.details.retry_after_seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The value in a request's body, null if it is empty: JSON, or YAML if the media type says so.
+/// Nesting beyond what the parsers allow is refused by them.
+///
+/// # Errors
+/// `RequestEntityTooLarge`, `UnsupportedMediaType`, `BadRequest`.
+pub async fn read<B>(body: B, media_type: &str) -> Result<Value>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let collected = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            Status::too_large(MAX_BODY)
+        } else {
+            Status::bad_request(format!("reading the body: {error}"))
+        }
+    })?;
+    let bytes = collected.to_bytes();
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    match media_type {
+        "application/yaml" | "application/apply-patch+yaml" => {
+            let text = std::str::from_utf8(&bytes)
+                .map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))?;
+            serde_saphyr::from_str(text)
+                .map_err(|error| Status::bad_request(format!("the body is not YAML: {error}")))
+        }
+        "" | "application/json" => parse(&bytes),
+        json if json.ends_with("+json") => parse(&bytes),
+        other => Err(Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json, application/yaml; got {other}"
+        ))),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Status::bad_request(format!("the body is not JSON: {error}")))
+}
+
+/// The media type of a `Content-Type`, without parameters.
+#[must_use]
+pub fn media_type(headers: &http::HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let value = value.unwrap_or("").split(';').next().unwrap_or("");
+    value.trim().to_ascii_lowercase()
+}

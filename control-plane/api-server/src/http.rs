@@ -1,0 +1,403 @@
+//! The HTTP front: from a request to the operation that it asks for, and back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+
+use crate::api::{Api, Place, Target, Watcher};
+use crate::auth::{Action, User};
+use crate::body::{self, BoxError, ResponseBody};
+use crate::kubelet::Kubelets;
+use crate::options::Query;
+use crate::output::Shape;
+use crate::patch::Patch;
+use crate::resource::Resource;
+use crate::route::{ResourcePath, Route};
+use crate::status::{Result, Status};
+use crate::{discovery, openapi};
+
+/// The Kubernetes version whose API this server follows; clients compare it with theirs.
+const KUBERNETES_VERSION: (&str, &str) = ("1", "36");
+/// The media type of answers.
+const JSON: &str = "application/json";
+/// A watch's client that does not read holds up at most so many events.
+const WATCH_BUFFER: usize = 16;
+
+/// Answers requests.
+#[derive(Debug, Clone)]
+pub struct Front {
+    api: Api,
+    kubelets: Arc<Kubelets>,
+}
+
+impl Front {
+    /// A front of `api`; logs, exec and attach go to `kubelets`.
+    #[must_use]
+    pub fn new(api: Api, kubelets: Kubelets) -> Self {
+        Self { api, kubelets: Arc::new(kubelets) }
+    }
+
+    /// Answers a request of `user`.
+    pub async fn answer<B>(&self, user: &User, request: Request<B>) -> Response<ResponseBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let answered = self.route(user, request).await;
+        let response = answered.unwrap_or_else(|status| body::failure(&status));
+        tracing::debug!(user = user.name, %method, path, code = response.status().as_u16());
+        response
+    }
+
+    async fn route<B>(&self, user: &User, request: Request<B>) -> Result<Response<ResponseBody>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let route = Route::parse(request.uri().path())
+            .ok_or_else(|| Status::bad_request("the path is not UTF-8"))?;
+        let verb = request.method().as_str().to_ascii_lowercase();
+        match route {
+            Route::Resource(path) => self.resource(user, path, request).await,
+            Route::Discovery { segments } => {
+                user.may_see(request.uri().path(), &verb)?;
+                read_only(request.method())?;
+                let accept = header_text(request.headers(), &header::ACCEPT);
+                let document = discovery::document(self.api.registry(), &segments, accept)
+                    .ok_or_else(Status::no_such_resource)?;
+                Ok(body::json(200, &document.body, &document.media_type))
+            }
+            Route::Other(path) => {
+                user.may_see(&path, &verb)?;
+                read_only(request.method())?;
+                self.other(&path, request.uri().query().unwrap_or("")).await
+            }
+        }
+    }
+
+    async fn other(&self, path: &str, query: &str) -> Result<Response<ResponseBody>> {
+        if let Some(below) = path.strip_prefix("/openapi/v3") {
+            let below = below.trim_start_matches('/');
+            let document = openapi::document(self.api.registry(), below)
+                .ok_or_else(Status::no_such_resource)?;
+            return Ok(body::json(200, &document, JSON));
+        }
+        match path {
+            "/version" => {
+                let (major, minor) = KUBERNETES_VERSION;
+                let version = json!({
+                    "major": major,
+                    "minor": minor,
+                    "gitVersion": format!("v{major}.{minor}.0+bulkhead-{}", env!("CARGO_PKG_VERSION")),
+                    "gitCommit": "",
+                    "gitTreeState": "clean",
+                    "buildDate": "1970-01-01T00:00:00Z",
+                    "goVersion": "",
+                    "compiler": "rustc",
+                    "platform": "linux/amd64",
+                });
+                Ok(body::json(200, &version, JSON))
+            }
+            "/healthz" | "/livez" | "/readyz" => {
+                let store = self.api.store().get("/").await;
+                let name = path.trim_start_matches('/');
+                let verbose = query.split('&').any(|part| part.starts_with("verbose"));
+                Ok(match store {
+                    Ok(_) if verbose => body::text(
+                        StatusCode::OK,
+                        format!("[+]ping ok\n[+]store ok\n{name} check passed\n"),
+                    ),
+                    Ok(_) => body::text(StatusCode::OK, "ok"),
+                    Err(error) => body::text(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        format!("[+]ping ok\n[-]store failed: {error}\n{name} check failed\n"),
+                    ),
+                })
+            }
+            _ => Err(Status::no_such_resource()),
+        }
+    }
+
+    async fn resource<B>(
+        &self,
+        user: &User,
+        path: ResourcePath,
+        request: Request<B>,
+    ) -> Result<Response<ResponseBody>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let query = Query::parse(request.uri().query().unwrap_or(""));
+        let watch = path.watch || query.read_options().is_ok_and(|options| options.watch);
+        let verb = verb(request.method(), path.name.is_some(), watch)?;
+        let action = Action {
+            verb,
+            group: &path.group,
+            plural: &path.plural,
+            subresource: path.subresource.as_deref(),
+            namespace: path.namespace.as_deref(),
+            name: path.name.as_deref(),
+        };
+        user.may(&action)?;
+        let resource = self
+            .api
+            .registry()
+            .find(&path.group, &path.version, &path.plural)
+            .cloned()
+            .ok_or_else(Status::no_such_resource)?;
+        if path.namespace.is_some() && !resource.namespaced {
+            return Err(Status::no_such_resource());
+        }
+        let place = Place::new(&resource, path.namespace.as_deref());
+        if resource.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
+            return Err(Status::method_not_allowed());
+        }
+        let target = match (path.subresource.as_deref(), path.name.as_deref()) {
+            (None, None) => return self.collection(&place, verb, &query, request).await,
+            (Some(subresource), Some(name)) => {
+                if resource.subresource(subresource).is_none() {
+                    return Err(Status::no_such_resource());
+                }
+                match subresource {
+                    "status" => Target::Status,
+                    _ => return self.subresource(&place, name, subresource, &query, request).await,
+                }
+            }
+            _ => Target::Main,
+        };
+        let name = path.name.unwrap_or_default();
+        self.object(&place, &name, target, verb, &query, request).await
+    }
+
+    async fn collection<B>(
+        &self,
+        place: &Place,
+        verb: &str,
+        query: &Query,
+        request: Request<B>,
+    ) -> Result<Response<ResponseBody>>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let resource = &place.resource;
+        let shape = Shape::negotiate(accept(request.headers()))?;
+        let options = query.read_options()?;
+        let include = options.include_object.as_deref();
+        match verb {
+            "list" => {
+                let list = self.api.list(place, &options).await?;
+                Ok(body::json(200, &shape.list(resource, list, include), JSON))
+            }
+            "watch" => {
+                let watcher = self.api.watch(place, &options).await?;
+                Ok(stream(watcher, Arc::clone(resource), shape, options.include_object))
+            }
+            "create" => {
+                let write = query.write_options()?;
+                let object = read_body(request).await?;
+                let created = self.api.create(place, object, &write).await?;
+                Ok(body::json(201, &shape.object(resource, created, include), JSON))
+            }
+            _ => {
+                let delete = query.delete_options(read_body(request).await?)?;
+                let deleted = self.api.delete_collection(place, &options, &delete).await?;
+                Ok(body::json(200, &shape.list(resource, deleted, include), JSON))
+            }
+        }
+    }
+
+    async fn object<B>(
+        &self,
+        place: &Place,
+        name: &str,
+        target: Target,
+        verb: &str,
+        query: &Query,
+        request: Request<B>,
+    ) -> Result<Response<ResponseBody>>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let resource = &place.resource;
+        let shape = Shape::negotiate(accept(request.headers()))?;
+        let mut options = query.read_options()?;
+        let include = options.include_object.clone();
+        let object = match verb {
+            "get" => self.api.get(place, name).await?,
+            "watch" => {
+                options.fields = crate::selector::FieldSelector::equal("metadata.name", name);
+                let watcher = self.api.watch(place, &options).await?;
+                return Ok(stream(watcher, Arc::clone(resource), shape, include));
+            }
+            "update" => {
+                let write = query.write_options()?;
+                let object = read_body(request).await?;
+                self.api.update(place, name, target, object, &write).await?
+            }
+            "patch" => {
+                let write = query.write_options()?;
+                let media_type = body::media_type(request.headers());
+                let patch = Patch::parse(&media_type, read_body(request).await?)?;
+                let change = |current: &Value| patch.apply(resource, current);
+                self.api.modify(place, name, target, &write, change).await?
+            }
+            "delete" if target == Target::Main => {
+                let delete = query.delete_options(read_body(request).await?)?;
+                let deletion = self.api.delete(place, name, &delete).await?;
+                if deletion.gone && !resource.graceful_deletion {
+                    return Ok(body::json(200, &deleted(resource, name, &deletion.object), JSON));
+                }
+                deletion.object
+            }
+            _ => return Err(Status::method_not_allowed()),
+        };
+        Ok(body::json(200, &shape.object(resource, object, include.as_deref()), JSON))
+    }
+
+    async fn subresource<B>(
+        &self,
+        place: &Place,
+        name: &str,
+        subresource: &str,
+        query: &Query,
+        request: Request<B>,
+    ) -> Result<Response<ResponseBody>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let method = request.method().clone();
+        match (subresource, method) {
+            ("binding", Method::POST) => {
+                let options = query.write_options()?;
+                let binding = read_body(request).await?;
+                let bound = self.api.bind(place, name, &binding, &options).await?;
+                Ok(body::json(201, &bound, JSON))
+            }
+            ("eviction", Method::POST) => {
+                let options = query.write_options()?;
+                let eviction = read_body(request).await?;
+                let evicted = self.api.evict(place, name, &eviction, &options).await?;
+                Ok(body::json(201, &evicted, JSON))
+            }
+            ("finalize", Method::PUT) => {
+                let options = query.write_options()?;
+                let object = read_body(request).await?;
+                let finalized = self.api.finalize(place, name, &object, &options).await?;
+                Ok(body::json(200, &finalized, JSON))
+            }
+            ("log", Method::GET) | ("exec" | "attach", Method::GET | Method::POST) => {
+                let pod = self.api.get(place, name).await?;
+                let node = crate::object::text(&pod, "spec.nodeName").to_owned();
+                if node.is_empty() {
+                    let message = format!("pod {name} does not have a host assigned");
+                    return Err(Status::bad_request(message));
+                }
+                let nodes = self
+                    .api
+                    .registry()
+                    .find("", "v1", "nodes")
+                    .ok_or_else(Status::no_such_resource)?;
+                let node = self.api.get(&Place::new(nodes, None), &node).await?;
+                self.kubelets.forward(subresource, &pod, &node, request).await
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+}
+
+/// What Kubernetes answers to the delete of an object that is gone at once.
+fn deleted(resource: &Resource, name: &str, object: &Value) -> Value {
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {
+            "name": name,
+            "group": resource.group,
+            "kind": resource.plural,
+            "uid": object["metadata"]["uid"],
+        },
+    })
+}
+
+fn read_only(method: &Method) -> Result<()> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        Ok(())
+    } else {
+        Err(Status::method_not_allowed())
+    }
+}
+
+fn verb(method: &Method, named: bool, watch: bool) -> Result<&'static str> {
+    Ok(match (method.as_str(), named) {
+        ("GET" | "HEAD", _) if watch => "watch",
+        ("GET" | "HEAD", true) => "get",
+        ("GET" | "HEAD", false) => "list",
+        ("POST", _) => "create",
+        ("PUT", true) => "update",
+        ("PATCH", true) => "patch",
+        ("DELETE", true) => "delete",
+        ("DELETE", false) => "deletecollection",
+        _ => return Err(Status::method_not_allowed()),
+    })
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
+fn accept(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok())
+}
+
+async fn read_body<B>(request: Request<B>) -> Result<Value>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let media_type = body::media_type(request.headers());
+    body::read(request.into_body(), &media_type).await
+}
+
+/// A watch as a body: one JSON event per line, until its time or the client is gone.
+fn stream(
+    mut watcher: Watcher,
+    resource: Arc<Resource>,
+    shape: Shape,
+    include: Option<String>,
+) -> Response<ResponseBody> {
+    let (mut sender, channel) =
+        http_body_util::channel::Channel::<Bytes, BoxError>::new(WATCH_BUFFER);
+    tokio::spawn(async move {
+        let mut first = true;
+        loop {
+            let (event, last) = match watcher.next().await {
+                Ok(Some(event)) => {
+                    (shape.event(&resource, event, include.as_deref(), first), false)
+                }
+                Ok(None) => return,
+                Err(status) => (json!({"type": "ERROR", "object": status.to_value()}), true),
+            };
+            first = false;
+            let mut line = serde_json::to_vec(&event).unwrap_or_default();
+            line.push(b'\n');
+            // A failed send is a client that has gone.
+            if sender.send_data(line.into()).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(channel.boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(JSON));
+    response
+}

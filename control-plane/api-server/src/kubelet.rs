@@ -1,0 +1,171 @@
+//! Logs, exec and attach: the host's kubelet endpoint answers, this server passes it on.
+//!
+//! The connection to it is mutual TLS with the cluster's certificates. An upgraded connection
+//! (WebSocket) is copied byte for byte in both directions; its frames are the client's and the
+//! endpoint's business.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+
+use crate::body::ResponseBody;
+use crate::object::{list, name, namespace, text};
+use crate::options::Query;
+use crate::status::{Result, Status};
+
+/// Headers that make a connection a WebSocket; the rest of a request's stays here.
+const PASSED: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+];
+
+/// The way to the hosts' kubelet endpoints.
+pub struct Kubelets {
+    tls: TlsConnector,
+}
+
+impl std::fmt::Debug for Kubelets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubelets").finish_non_exhaustive()
+    }
+}
+
+impl Kubelets {
+    /// Kubelet endpoints that trust, and are trusted by, `tls`.
+    #[must_use]
+    pub fn new(tls: Arc<ClientConfig>) -> Self {
+        Self { tls: TlsConnector::from(tls) }
+    }
+
+    /// Passes a `log`, `exec` or `attach` of `pod` to the endpoint of `node`.
+    ///
+    /// # Errors
+    /// `BadRequest` if no container, or one that is not there, is named; `ServiceUnavailable` if
+    /// the endpoint cannot be reached.
+    pub async fn forward<B>(
+        &self,
+        subresource: &str,
+        pod: &Value,
+        node: &Value,
+        mut request: Request<B>,
+    ) -> Result<Response<ResponseBody>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+    {
+        let query = request.uri().query().unwrap_or("");
+        let parameters = Query::parse(query);
+        let container = container(pod, parameters.get("container"))?;
+        let endpoint = match subresource {
+            "log" => "containerLogs",
+            other => other,
+        };
+        let uri = format!(
+            "/{endpoint}/{}/{}/{container}?{query}",
+            namespace(pod).unwrap_or_default(),
+            name(pod)
+        );
+        let upgrades = request.headers().contains_key(header::UPGRADE);
+        if subresource != "log" && !upgrades {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
+        let mut sender = self.connect(node).await?;
+        let mut forwarded = Request::new(Full::<Bytes>::default());
+        *forwarded.method_mut() =
+            if subresource == "log" { Method::GET } else { request.method().clone() };
+        *forwarded.uri_mut() =
+            uri.parse::<Uri>().map_err(|error| Status::bad_request(error.to_string()))?;
+        forwarded.headers_mut().insert(header::HOST, header::HeaderValue::from_static("localhost"));
+        if upgrades {
+            for name in PASSED {
+                for value in request.headers().get_all(&name) {
+                    forwarded.headers_mut().append(name.clone(), value.clone());
+                }
+            }
+        }
+        let failed = |error| Status::unavailable(format!("the host's kubelet endpoint: {error}"));
+        let mut answer = sender.send_request(forwarded).await.map_err(failed)?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let far = hyper::upgrade::on(&mut answer);
+            let near = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let (Ok(near), Ok(far)) = tokio::join!(near, far) else { return };
+                // Either side may hang up at any time: that ends both.
+                let _ =
+                    tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far))
+                        .await;
+            });
+            let (parts, _) = answer.into_parts();
+            return Ok(Response::from_parts(parts, crate::body::full(Bytes::new())));
+        }
+        let (mut parts, body) = answer.into_parts();
+        parts.headers.remove(header::CONNECTION);
+        parts.headers.remove(header::TRANSFER_ENCODING);
+        Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+    }
+
+    async fn connect(&self, node: &Value) -> Result<http1::SendRequest<Full<Bytes>>> {
+        let name = name(node);
+        let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+        let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+        let port = port.ok_or_else(|| {
+            Status::unavailable(format!(
+                "node {name} has no kubelet endpoint; is its host running?"
+            ))
+        })?;
+        let failed = |error: std::io::Error| {
+            Status::unavailable(format!(
+                "the kubelet endpoint of node {name} at 127.0.0.1:{port}: {error}; is its host running?"
+            ))
+        };
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(failed)?;
+        let localhost = ServerName::try_from("localhost").map_err(Status::internal)?;
+        let stream = self.tls.connect(localhost, stream).await.map_err(failed)?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(Status::internal)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a kubelet endpoint");
+            }
+        });
+        Ok(sender)
+    }
+}
+
+/// The container that is meant: the one named, the one that the pod calls its default, or the
+/// only one.
+fn container<'a>(pod: &'a Value, asked: Option<&'a str>) -> Result<&'a str> {
+    let names = |list_name: &str| list(pod, list_name).iter().map(|one| text(one, "name"));
+    let all: Vec<&str> = names("spec.containers").chain(names("spec.initContainers")).collect();
+    let pod_name = name(pod);
+    let annotated =
+        pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
+    match asked.or(annotated) {
+        Some(asked) if all.contains(&asked) => Ok(asked),
+        Some(asked) => {
+            Err(Status::bad_request(format!("container {asked} is not valid for pod {pod_name}")))
+        }
+        None => {
+            let own: Vec<&str> = names("spec.containers").collect();
+            match own.as_slice() {
+                [one] => Ok(one),
+                several => Err(Status::bad_request(format!(
+                    "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                    several.join(" ")
+                ))),
+            }
+        }
+    }
+}

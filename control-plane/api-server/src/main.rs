@@ -1,0 +1,131 @@
+//! `bulkhead-api-server`: makes a cluster's certificates and serves its API.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bulkhead_api_server::pki;
+use bulkhead_api_server::serve::Server;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Kubernetes API server, scheduler and controllers of one cluster.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes the cluster's certificates; those that are there are kept.
+    Init {
+        /// Where they go.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The cluster's name.
+        #[arg(long, default_value = "bulkhead")]
+        name: String,
+        /// The host's name, for its client certificate [default: the system's].
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// Serves until SIGTERM or SIGINT.
+    Serve {
+        /// The cluster's directory: `pki/` and `store.db`.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// An inherited file descriptor that gets the line `ready ADDRESS` when the API answers.
+        #[arg(long)]
+        ready_fd: Option<RawFd>,
+    },
+    /// Prints the admin's kubeconfig.
+    Kubeconfig {
+        /// The cluster's directory.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The URL of the API.
+        #[arg(long)]
+        server: String,
+        /// The cluster's name.
+        #[arg(long, default_value = "bulkhead")]
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Init { dir, name, host } => {
+            let host = match host {
+                Some(host) => host,
+                None => system_host_name(),
+            };
+            Ok(pki::init(&dir, &name, &host)?)
+        }
+        Command::Kubeconfig { dir, server, name } => {
+            print!("{}", pki::kubeconfig(&dir.join("pki"), &name, &server)?);
+            Ok(())
+        }
+        Command::Serve { dir, listen, ready_fd } => {
+            // Two workers: one may be busy with a long list while the other answers.
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .max_blocking_threads(8)
+                .enable_all()
+                .build()
+                .context("cannot start threads")?
+                .block_on(serve(dir, listen, ready_fd))
+        }
+    }
+}
+
+fn system_host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+async fn serve(dir: PathBuf, listen: SocketAddr, ready_fd: Option<RawFd>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::open(&dir, listen).await?;
+    let address = server.address()?;
+    tracing::info!(%address, "listening");
+    if let Some(fd) = ready_fd {
+        // By its name in /proc, as taking over a raw descriptor would need unsafe code.
+        let path = format!("/proc/self/fd/{fd}");
+        let ready = format!("ready {address}\n");
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, ready.as_bytes()))
+            .with_context(|| format!("--ready-fd {fd}"))?;
+    }
+    server
+        .run(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+    Ok(())
+}

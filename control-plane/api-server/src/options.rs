@@ -1,0 +1,192 @@
+//! What a request's query string and body say about how to do it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::selector::{FieldSelector, LabelSelector};
+use crate::status::{Result, Status};
+
+/// Options of get, list and watch.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Which objects, by labels.
+    pub labels: LabelSelector,
+    /// Which objects, by fields.
+    pub fields: FieldSelector,
+    /// At most so many; 0 for all.
+    pub limit: usize,
+    /// Where the last page ended.
+    pub continue_token: Option<String>,
+    /// As of, or from, this version.
+    pub resource_version: Option<u64>,
+    /// `Exact` or `NotOlderThan`.
+    pub resource_version_match: Option<String>,
+    /// Whether it is a watch.
+    pub watch: bool,
+    /// Whether a watch tells of versions that pass without an event.
+    pub bookmarks: bool,
+    /// Whether a watch starts with what exists, and a bookmark after it.
+    pub send_initial_events: Option<bool>,
+    /// How long a watch lasts.
+    pub timeout_seconds: Option<u64>,
+    /// What a table carries of each object: `None`, `Metadata` or `Object`.
+    pub include_object: Option<String>,
+}
+
+/// Options of writes.
+#[derive(Debug, Clone, Default)]
+pub struct WriteOptions {
+    /// Do all but store it.
+    pub dry_run: bool,
+    /// Who makes the change.
+    pub field_manager: Option<String>,
+}
+
+/// Options of a delete: a body, or query parameters.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeleteOptions {
+    /// Seconds until it is forced; 0 at once.
+    pub grace_period_seconds: Option<u64>,
+    /// What the object must be.
+    pub preconditions: Option<Preconditions>,
+    /// `Orphan`, `Background` or `Foreground`.
+    pub propagation_policy: Option<String>,
+    /// `All`: do all but delete.
+    pub dry_run: Vec<String>,
+}
+
+/// What an object must be for its deletion.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Preconditions {
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its version.
+    pub resource_version: Option<String>,
+}
+
+/// A query string, decoded.
+#[derive(Debug, Clone, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Decodes a query string; every string is one.
+    #[must_use]
+    pub fn parse(query: &str) -> Self {
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// The value of a parameter that is there and not empty.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(key, value)| key == name && !value.is_empty());
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn flag(&self, name: &str) -> Result<Option<bool>> {
+        // `?watch` alone means true.
+        match self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()) {
+            None => Ok(None),
+            Some("" | "1" | "true" | "True" | "TRUE" | "t" | "T") => Ok(Some(true)),
+            Some("0" | "false" | "False" | "FALSE" | "f" | "F") => Ok(Some(false)),
+            Some(other) => Err(invalid(name, other)),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>> {
+        let parse = |value: &str| value.parse().map_err(|_| invalid(name, value));
+        self.get(name).map(parse).transpose()
+    }
+
+    fn dry_run(&self) -> Result<bool> {
+        let mut dry_run = false;
+        for (_, value) in self.0.iter().filter(|(key, _)| key == "dryRun") {
+            match value.as_str() {
+                "" => {}
+                "All" => dry_run = true,
+                other => return Err(invalid("dryRun", other)),
+            }
+        }
+        Ok(dry_run)
+    }
+
+    /// The options of a read.
+    ///
+    /// # Errors
+    /// A bad request, if a parameter does not parse.
+    pub fn read_options(&self) -> Result<ReadOptions> {
+        let selector =
+            |error: crate::selector::SelectorError| Status::bad_request(error.to_string());
+        let options = ReadOptions {
+            labels: LabelSelector::parse(self.get("labelSelector").unwrap_or(""))
+                .map_err(selector)?,
+            fields: FieldSelector::parse(self.get("fieldSelector").unwrap_or(""))
+                .map_err(selector)?,
+            limit: usize::try_from(self.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX),
+            continue_token: self.get("continue").map(Into::into),
+            resource_version: self.number("resourceVersion")?,
+            resource_version_match: self.get("resourceVersionMatch").map(Into::into),
+            watch: self.flag("watch")?.unwrap_or(false),
+            bookmarks: self.flag("allowWatchBookmarks")?.unwrap_or(false),
+            send_initial_events: self.flag("sendInitialEvents")?,
+            timeout_seconds: self.number("timeoutSeconds")?,
+            include_object: self.get("includeObject").map(Into::into),
+        };
+        match options.resource_version_match.as_deref() {
+            None | Some("NotOlderThan") => {}
+            Some("Exact") if options.resource_version.is_some_and(|version| version > 0) => {}
+            Some("Exact") => {
+                let message = "resourceVersionMatch=Exact is forbidden without a resourceVersion";
+                return Err(Status::bad_request(message));
+            }
+            Some(other) => return Err(invalid("resourceVersionMatch", other)),
+        }
+        Ok(options)
+    }
+
+    /// The options of a create, update or patch.
+    ///
+    /// # Errors
+    /// A bad request, if a parameter does not parse.
+    pub fn write_options(&self) -> Result<WriteOptions> {
+        match self.get("fieldValidation") {
+            None | Some("Strict" | "Warn" | "Ignore") => {}
+            Some(other) => return Err(invalid("fieldValidation", other)),
+        }
+        Ok(WriteOptions {
+            dry_run: self.dry_run()?,
+            field_manager: self.get("fieldManager").map(Into::into),
+        })
+    }
+
+    /// The options of a delete, whose body is `body` or null.
+    ///
+    /// # Errors
+    /// A bad request, if they do not parse.
+    pub fn delete_options(&self, body: Value) -> Result<DeleteOptions> {
+        let mut options = if body.is_null() {
+            DeleteOptions::default()
+        } else {
+            serde_json::from_value::<DeleteOptions>(body)
+                .map_err(|error| Status::bad_request(format!("DeleteOptions: {error}")))?
+        };
+        if let Some(seconds) = self.number("gracePeriodSeconds")? {
+            options.grace_period_seconds = Some(seconds);
+        }
+        if let Some(policy) = self.get("propagationPolicy") {
+            options.propagation_policy = Some(policy.into());
+        }
+        if self.dry_run()? {
+            options.dry_run.push("All".into());
+        }
+        match options.propagation_policy.as_deref() {
+            None | Some("Orphan" | "Background" | "Foreground") => Ok(options),
+            Some(other) => Err(invalid("propagationPolicy", other)),
+        }
+    }
+}
+
+fn invalid(name: &str, value: &str) -> Status {
+    Status::bad_request(format!("invalid value \"{value}\" of {name}"))
+}

@@ -1,0 +1,188 @@
+//! What the server knows of a resource: one [`Resource`] per kind, all of them in a [`Registry`].
+//!
+//! Everything else in this crate is generic over this table; a new kind is one more entry.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::status::Cause;
+
+/// A kind of object that the server stores.
+#[derive(Debug, Clone)]
+pub struct Resource {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// Kind, CamelCase.
+    pub kind: &'static str,
+    /// Plural, as in paths.
+    pub plural: &'static str,
+    /// Singular, for clients' command lines.
+    pub singular: &'static str,
+    /// Short names, for clients' command lines.
+    pub short_names: &'static [&'static str],
+    /// Categories (`all`).
+    pub categories: &'static [&'static str],
+    /// Whether objects lie in namespaces.
+    pub namespaced: bool,
+    /// The key segment under which objects are stored; kinds that are views of the same objects
+    /// share it.
+    pub storage: &'static str,
+    /// Whether `metadata.generation` counts changes of what is not metadata or status.
+    pub generation: bool,
+    /// Whether deletion waits for `spec.terminationGracePeriodSeconds`.
+    pub graceful_deletion: bool,
+    /// Subresources.
+    pub subresources: &'static [Subresource],
+    /// What can be selected by field, besides `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [&'static str],
+    /// The columns that clients print.
+    pub columns: &'static [Column],
+    /// Where the patch schema of the kind begins.
+    pub patch_type: &'static str,
+    /// The kind's behaviour.
+    pub behaviour: Behaviour,
+}
+
+/// What differs between kinds beyond data. [`Behaviour::default`] does nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Behaviour {
+    /// Fills in defaults, on every write.
+    pub default: fn(&mut Value),
+    /// Prepares an object that is being created, before defaults.
+    pub prepare_create: fn(&mut Value),
+    /// Reports what is wrong with an object.
+    pub validate: fn(&Value, &mut Vec<Cause>),
+    /// Reports what may not change from the second object to the first.
+    pub validate_update: fn(&Value, &Value, &mut Vec<Cause>),
+    /// How names must look.
+    pub name: crate::names::NameRule,
+    /// Turns an object of this kind into what is stored.
+    pub to_storage: fn(&mut Value),
+    /// Turns what is stored into an object of this kind.
+    pub from_storage: fn(&mut Value),
+}
+
+impl Behaviour {
+    /// Does nothing; names are DNS subdomains.
+    pub const PLAIN: Self = Self {
+        default: |_| {},
+        prepare_create: |_| {},
+        validate: |_, _| {},
+        validate_update: |_, _, _| {},
+        name: crate::names::NameRule::Subdomain,
+        to_storage: |_| {},
+        from_storage: |_| {},
+    };
+}
+
+/// A path below an object.
+#[derive(Debug, Clone, Copy)]
+pub struct Subresource {
+    /// Its name (`status`).
+    pub name: &'static str,
+    /// The kind of its bodies.
+    pub kind: &'static str,
+    /// That kind's group and version, if not the resource's.
+    pub group_version: Option<(&'static str, &'static str)>,
+    /// What can be done with it.
+    pub verbs: &'static [&'static str],
+}
+
+/// A column of a kind's table.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// Heading.
+    pub name: &'static str,
+    /// `string`, `integer` or `date`.
+    pub kind: &'static str,
+    /// `name` for the object's name, else empty.
+    pub format: &'static str,
+    /// What it shows.
+    pub description: &'static str,
+    /// 0: always shown; above: in the wide table.
+    pub priority: u8,
+    /// The cell of an object.
+    pub cell: fn(&Value) -> Value,
+}
+
+impl Resource {
+    /// `v1`, `apps/v1`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        api_version(self.group, self.version)
+    }
+
+    /// Whether it has the subresource `name`.
+    #[must_use]
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    /// The key below which objects of `namespace`, or of all, are stored.
+    #[must_use]
+    pub fn prefix(&self, namespace: Option<&str>) -> String {
+        match namespace {
+            Some(namespace) => format!("/registry/{}/{namespace}/", self.storage),
+            None => format!("/registry/{}/", self.storage),
+        }
+    }
+
+    /// The key of an object.
+    #[must_use]
+    pub fn key(&self, namespace: Option<&str>, name: &str) -> String {
+        format!("{}{name}", self.prefix(namespace))
+    }
+}
+
+/// `v1`, `apps/v1`.
+#[must_use]
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.into() } else { format!("{group}/{version}") }
+}
+
+/// Every resource of the server.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    resources: Vec<Arc<Resource>>,
+}
+
+impl Registry {
+    /// A registry of `resources`; discovery shows them in this order.
+    #[must_use]
+    pub fn new(resources: Vec<Resource>) -> Self {
+        Self { resources: resources.into_iter().map(Arc::new).collect() }
+    }
+
+    /// The resource at `group`, `version` and `plural`.
+    #[must_use]
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.resources
+            .iter()
+            .find(|one| one.group == group && one.version == version && one.plural == plural)
+    }
+
+    /// Every resource.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.iter()
+    }
+
+    /// Every group with its versions, the core group first.
+    #[must_use]
+    pub fn groups(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
+        for resource in &self.resources {
+            match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+                Some((_, versions)) if !versions.contains(&resource.version) => {
+                    versions.push(resource.version);
+                }
+                Some(_) => {}
+                None => groups.push((resource.group, vec![resource.version])),
+            }
+        }
+        groups.sort_by_key(|(group, _)| !group.is_empty());
+        groups
+    }
+}

@@ -1,0 +1,123 @@
+//! What a request's path asks for.
+
+use percent_encoding::percent_decode_str;
+
+/// A parsed path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/api`, `/apis`, `/apis/GROUP`, `/api/v1`, `/apis/GROUP/VERSION`: discovery.
+    Discovery {
+        /// The segments.
+        segments: Vec<String>,
+    },
+    /// An object, a collection or a subresource.
+    Resource(ResourcePath),
+    /// Anything else; the path without a slash at its end.
+    Other(String),
+}
+
+/// The path of an object, a collection or a subresource.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourcePath {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Namespace, if the path has one.
+    pub namespace: Option<String>,
+    /// Plural.
+    pub plural: String,
+    /// The object; `None` for the collection.
+    pub name: Option<String>,
+    /// Below the object.
+    pub subresource: Option<String>,
+    /// The path says `/watch/`, the old way to ask for a watch.
+    pub watch: bool,
+}
+
+impl Route {
+    /// Parses a path; every path is some route. `None` if a segment is not UTF-8.
+    #[must_use]
+    pub fn parse(path: &str) -> Option<Self> {
+        let decoded: Result<Vec<String>, _> = path
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .map(|segment| percent_decode_str(segment).decode_utf8().map(Into::into))
+            .collect();
+        let segments = decoded.ok()?;
+        let (group, version, rest) = match segments.as_slice() {
+            [api, rest @ ..] if api == "api" && rest.len() <= 1 => {
+                return Some(Self::Discovery { segments });
+            }
+            [apis, rest @ ..] if apis == "apis" && rest.len() <= 2 => {
+                return Some(Self::Discovery { segments });
+            }
+            [api, version, rest @ ..] if api == "api" => ("", version, rest),
+            [apis, group, version, rest @ ..] if apis == "apis" => (group.as_str(), version, rest),
+            _ => return Some(Self::Other(format!("/{}", segments.join("/")))),
+        };
+        let (watch, rest) = match rest {
+            [watch, rest @ ..] if watch == "watch" && !rest.is_empty() => (true, rest),
+            rest => (false, rest),
+        };
+        let below_namespace = |rest: &[String]| {
+            // `namespaces/NAME/status` is a namespace's own; `namespaces/NAME/pods` is in one.
+            rest.len() >= 3
+                && rest[0] == "namespaces"
+                && !matches!(rest[2].as_str(), "status" | "finalize")
+        };
+        let (namespace, rest) = match rest {
+            [_, namespace, rest @ ..]
+                if below_namespace(&segments[segments.len() - rest.len() - 2..]) =>
+            {
+                (Some(namespace.clone()), rest)
+            }
+            rest => (None, rest),
+        };
+        let mut rest = rest.iter().cloned();
+        let plural = rest.next()?;
+        let name = rest.next();
+        let subresource: Vec<String> = rest.collect();
+        Some(Self::Resource(ResourcePath {
+            group: group.into(),
+            version: version.clone(),
+            namespace,
+            plural,
+            name,
+            subresource: (!subresource.is_empty()).then(|| subresource.join("/")),
+            watch,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(path: &str) -> ResourcePath {
+        match Route::parse(path) {
+            Some(Route::Resource(resource)) => resource,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let pod = resource("/api/v1/namespaces/default/pods/web/log");
+        assert_eq!((pod.namespace.as_deref(), pod.plural.as_str()), (Some("default"), "pods"));
+        assert_eq!((pod.name.as_deref(), pod.subresource.as_deref()), (Some("web"), Some("log")));
+        let namespace = resource("/api/v1/namespaces/x/status");
+        assert_eq!(
+            (namespace.plural.as_str(), namespace.name.as_deref()),
+            ("namespaces", Some("x"))
+        );
+        assert_eq!(namespace.namespace, None);
+        assert_eq!(resource("/api/v1/namespaces/x").name.as_deref(), Some("x"));
+        let lease = resource("/apis/coordination.k8s.io/v1/namespaces/n/leases");
+        assert_eq!((lease.group.as_str(), lease.name), ("coordination.k8s.io", None));
+        assert!(resource("/api/v1/watch/namespaces/default/pods").watch);
+        assert!(matches!(Route::parse("/apis/apps/v1/"), Some(Route::Discovery { .. })));
+        assert_eq!(Route::parse("/version/"), Some(Route::Other("/version".into())));
+        assert_eq!(Route::parse("/api/v1/nodes/%ff"), None);
+    }
+}

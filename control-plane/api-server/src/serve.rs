@@ -1,0 +1,174 @@
+//! The server's connections, and what runs beside them: compaction, scheduler, controllers.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_store::{SqliteStore, Store, StoreError};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::api::{Api, Place};
+use crate::auth::User;
+use crate::http::Front;
+use crate::kinds;
+use crate::kubelet::Kubelets;
+use crate::local::LocalClient;
+use crate::options::WriteOptions;
+use crate::status::Status;
+use crate::tls::{self, TlsError};
+
+/// How long a client may take for a TLS handshake or a request's headers.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The past is kept between one and two of these.
+const COMPACTION: Duration = Duration::from_secs(300);
+/// The namespaces that every cluster has.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}: {1}; choose another address with --listen")]
+    Listen(SocketAddr, std::io::Error),
+    /// The certificates cannot be used.
+    #[error("{0}; `bulkhead-api-server init` makes them")]
+    Tls(#[from] TlsError),
+    /// The database cannot be used.
+    #[error("{0}: {1}")]
+    Store(PathBuf, StoreError),
+    /// The first objects cannot be made.
+    #[error("cannot make the namespaces: {0}")]
+    Bootstrap(#[from] Status),
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    front: Front,
+    api: Api,
+}
+
+impl Server {
+    /// Opens the cluster in `dir` (`pki/`, `store.db`) and listens on `address`.
+    ///
+    /// # Errors
+    /// If that is not possible; the message says what to do.
+    pub async fn open(dir: &Path, address: SocketAddr) -> Result<Self, ServeError> {
+        let listener =
+            TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))?;
+        let tls = tls::load(&dir.join("pki"))?;
+        let path = dir.join("store.db");
+        let store =
+            SqliteStore::open(&path).map_err(|error| ServeError::Store(path.clone(), error))?;
+        let api = Api::new(Arc::new(store), Arc::new(kinds::registry()));
+        make_namespaces(&api).await?;
+        let front = Front::new(api.clone(), Kubelets::new(tls.client));
+        Ok(Self { listener, tls: tls.server, front, api })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` is done. Requests under way are dropped then: what was acknowledged is
+    /// stored, and clients repeat the rest.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let store = Arc::clone(self.api.store());
+        let compaction = tokio::spawn(compact(store));
+        let controllers = bulkhead_scheduler::start(Arc::new(LocalClient::new(self.api.clone())));
+        let tls = TlsAcceptor::from(Arc::clone(&self.tls));
+        let accept = async {
+            loop {
+                match self.listener.accept().await {
+                    Ok((stream, _)) => {
+                        let (tls, front) = (tls.clone(), self.front.clone());
+                        tokio::spawn(async move { connection(stream, tls, front).await });
+                    }
+                    Err(error) => {
+                        // Out of file descriptors, as a rule: some will be closed.
+                        tracing::warn!(%error, "accept");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = stop => {}
+        }
+        compaction.abort();
+        drop(controllers);
+    }
+}
+
+async fn make_namespaces(api: &Api) -> Result<(), Status> {
+    let Some(namespaces) = api.registry().find("", "v1", "namespaces") else { return Ok(()) };
+    for name in NAMESPACES {
+        let namespace = json!({"metadata": {"name": name}});
+        let place = Place::new(namespaces, None);
+        match api.create(&place, namespace, &WriteOptions::default()).await {
+            Err(status) if status.reason != "AlreadyExists" => return Err(status),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Forgets, every [`COMPACTION`], what was past the time before.
+async fn compact(store: Arc<dyn Store>) {
+    let mut last = None;
+    loop {
+        tokio::time::sleep(COMPACTION).await;
+        if let Some(revision) = last
+            && let Err(error) = store.compact(revision).await
+        {
+            tracing::warn!(%error, "compaction");
+        }
+        last = store.revision().await.ok();
+    }
+}
+
+async fn connection(stream: TcpStream, tls: TlsAcceptor, front: Front) {
+    // Small answers and watch events go out at once; a system that cannot is only slower.
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+        Err(_) => return tracing::debug!("TLS handshake timed out"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let user = match certificates.and_then(<[_]>::first) {
+        None => Some(User::anonymous()),
+        Some(certificate) => User::from_certificate(certificate),
+    };
+    let user = Arc::new(user);
+    let service = service_fn(move |request| {
+        let (front, user) = (front.clone(), Arc::clone(&user));
+        async move {
+            Ok::<_, std::convert::Infallible>(match user.as_ref() {
+                Some(user) => front.answer(user, request).await,
+                None => crate::body::failure(&Status::unauthorized()),
+            })
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000);
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    if let Err(error) = served {
+        tracing::debug!(error, "connection");
+    }
+}

@@ -1,0 +1,131 @@
+//! What deletion leaves to others: the contents of namespaces, and pods whose node is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::client::{Change, Client, Kind};
+use crate::informer::{self, Told};
+
+/// How long a pod's node must be gone: a node that is made anew keeps its pods.
+pub(crate) const QUARANTINE: Duration = Duration::from_secs(40);
+/// How often namespaces that are not empty yet are tried again.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Empties namespaces that are being deleted and lets them go, for ever.
+pub(crate) async fn namespaces(client: Arc<dyn Client>) {
+    let mut changes = informer::follow(Arc::clone(&client), Kind::NAMESPACES);
+    let mut terminating: HashSet<String> = HashSet::new();
+    let is_terminating = |one: &serde_json::Value| one["metadata"]["deletionTimestamp"].is_string();
+    loop {
+        let told = if terminating.is_empty() {
+            changes.recv().await
+        } else {
+            match tokio::time::timeout(INTERVAL, changes.recv()).await {
+                Ok(told) => told,
+                Err(_) => {
+                    empty(&client, &mut terminating).await;
+                    continue;
+                }
+            }
+        };
+        match told {
+            None => return,
+            Some(Told::All(all)) => {
+                terminating =
+                    all.iter().filter(|one| is_terminating(one)).map(informer::key).collect();
+            }
+            Some(Told::One(Change::Present(one))) if is_terminating(&one) => {
+                terminating.insert(informer::key(&one));
+            }
+            Some(Told::One(Change::Present(one) | Change::Gone(one))) => {
+                terminating.remove(&informer::key(&one));
+            }
+        }
+        empty(&client, &mut terminating).await;
+    }
+}
+
+async fn empty(client: &Arc<dyn Client>, terminating: &mut HashSet<String>) {
+    for namespace in terminating.clone() {
+        let done = match client.empty_namespace(&namespace).await {
+            Ok(0) => client.finalize_namespace(&namespace).await,
+            Ok(_) => continue,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => {
+                terminating.remove(&namespace);
+            }
+            Err(error) if error.code == 404 => {
+                terminating.remove(&namespace);
+            }
+            Err(error) => tracing::warn!(namespace, %error, "emptying a namespace"),
+        }
+    }
+}
+
+/// Deletes pods that are bound to nodes which do not exist, for ever.
+pub(crate) async fn orphaned_pods(client: Arc<dyn Client>, quarantine: Duration) {
+    let mut pod_changes = informer::follow(Arc::clone(&client), Kind::PODS);
+    let mut node_changes = informer::follow(Arc::clone(&client), Kind::NODES);
+    let mut nodes: Option<HashSet<String>> = None;
+    // Each bound pod with its node and uid.
+    let mut pods: HashMap<String, (String, String)> = HashMap::new();
+    let mut missing: HashMap<String, Instant> = HashMap::new();
+    let mut tick = tokio::time::interval(quarantine / 4);
+    loop {
+        tokio::select! {
+            Some(told) = pod_changes.recv() => match told {
+                Told::All(all) => {
+                    pods = all.iter().filter_map(bound).collect();
+                }
+                Told::One(Change::Present(pod)) => pods.extend(bound(&pod)),
+                Told::One(Change::Gone(pod)) => {
+                    pods.remove(&informer::key(&pod));
+                }
+            },
+            Some(told) = node_changes.recv() => match told {
+                Told::All(all) => nodes = Some(all.iter().map(informer::key).collect()),
+                Told::One(Change::Present(node)) => {
+                    nodes.get_or_insert_default().insert(informer::key(&node));
+                }
+                Told::One(Change::Gone(node)) => {
+                    nodes.get_or_insert_default().remove(&informer::key(&node));
+                }
+            },
+            _ = tick.tick() => {
+                let Some(nodes) = &nodes else { continue };
+                missing.retain(|node, _| !nodes.contains(node));
+                for (key, (node, uid)) in &pods {
+                    if nodes.contains(node) {
+                        continue;
+                    }
+                    let since = missing.entry(node.clone()).or_insert_with(Instant::now);
+                    if since.elapsed() >= quarantine {
+                        delete(&client, key, node, uid).await;
+                    }
+                }
+            }
+            else => return,
+        }
+    }
+}
+
+fn bound(pod: &serde_json::Value) -> Option<(String, (String, String))> {
+    let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())?;
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+    Some((informer::key(pod), (node.into(), uid.into())))
+}
+
+async fn delete(client: &Arc<dyn Client>, key: &str, node: &str, uid: &str) {
+    let Some((namespace, name)) = key.split_once('/') else { return };
+    match client.delete_pod(namespace, name, uid).await {
+        Ok(()) => tracing::info!(pod = key, node, "deleted a pod of a node that is gone"),
+        // Gone, or another by now.
+        Err(error) if matches!(error.code, 404 | 409) => {}
+        Err(error) => tracing::warn!(pod = key, %error, "deleting a pod of a node that is gone"),
+    }
+}

@@ -1,0 +1,106 @@
+//! Nodes that fall silent: one whose lease is not renewed in time is no longer known to be ready.
+//!
+//! Time is counted from when a renewal was seen here, so clocks need not agree.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::client::{Change, Client, Kind};
+use crate::informer::{self, Told};
+
+/// How long a lease may go without renewal, as in Kubernetes.
+pub(crate) const GRACE: Duration = Duration::from_secs(40);
+/// How often leases are looked at.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Where nodes' leases lie.
+const LEASES: &str = "kube-node-lease/";
+
+struct Heartbeat {
+    renewal: Value,
+    seen: Instant,
+}
+
+/// Marks silent nodes, for ever.
+pub(crate) async fn run(client: Arc<dyn Client>, grace: Duration) {
+    let mut leases = informer::follow(Arc::clone(&client), Kind::LEASES);
+    let mut nodes = informer::follow(Arc::clone(&client), Kind::NODES);
+    let mut heartbeats: HashMap<String, Heartbeat> = HashMap::new();
+    // Each node with the status of its Ready condition.
+    let mut ready: HashMap<String, String> = HashMap::new();
+    let mut tick = tokio::time::interval(INTERVAL.min(grace / 4));
+    loop {
+        tokio::select! {
+            Some(told) = leases.recv() => {
+                let all = match told {
+                    Told::All(all) => all,
+                    Told::One(Change::Present(lease)) => vec![lease],
+                    Told::One(Change::Gone(_)) => Vec::new(),
+                };
+                for lease in &all {
+                    if let Some(node) = informer::key(lease).strip_prefix(LEASES) {
+                        beat(&mut heartbeats, node, &lease["spec"]["renewTime"]);
+                    }
+                }
+            }
+            Some(told) = nodes.recv() => match told {
+                Told::All(all) => {
+                    ready = all.iter().map(|node| (informer::key(node), readiness(node))).collect();
+                    heartbeats.retain(|node, _| ready.contains_key(node));
+                }
+                Told::One(Change::Present(node)) => {
+                    ready.insert(informer::key(&node), readiness(&node));
+                }
+                Told::One(Change::Gone(node)) => {
+                    ready.remove(&informer::key(&node));
+                    heartbeats.remove(&informer::key(&node));
+                }
+            },
+            _ = tick.tick() => {
+                for (node, ready) in &ready {
+                    let heartbeat = heartbeats.entry(node.clone()).or_insert_with(|| Heartbeat {
+                        renewal: Value::Null,
+                        seen: Instant::now(),
+                    });
+                    if heartbeat.seen.elapsed() > grace && ready != "Unknown" {
+                        mark(&client, node).await;
+                    }
+                }
+            }
+            else => return,
+        }
+    }
+}
+
+fn beat(heartbeats: &mut HashMap<String, Heartbeat>, node: &str, renewal: &Value) {
+    let known = heartbeats.get(node).is_some_and(|heartbeat| heartbeat.renewal == *renewal);
+    if !known {
+        let heartbeat = Heartbeat { renewal: renewal.clone(), seen: Instant::now() };
+        heartbeats.insert(node.into(), heartbeat);
+    }
+}
+
+fn readiness(node: &Value) -> String {
+    let conditions = node["status"]["conditions"].as_array();
+    let ready = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
+    ready.and_then(|ready| ready["status"].as_str()).unwrap_or_default().into()
+}
+
+async fn mark(client: &Arc<dyn Client>, node: &str) {
+    let condition = json!({
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "NodeStatusUnknown",
+        "message": "The node's host stopped renewing its lease.",
+        "lastTransitionTime": crate::scheduler::now(),
+    });
+    let patch = json!({"status": {"conditions": [condition]}});
+    match client.patch_status(Kind::NODES, None, node, patch).await {
+        Ok(()) => tracing::warn!(node, "the lease lapsed: the node's state is unknown"),
+        Err(error) if error.code == 404 => {}
+        Err(error) => tracing::warn!(node, %error, "marking a silent node"),
+    }
+}
