@@ -1,0 +1,240 @@
+//! What is known of one pod, and its `PodStatus` derived from that.
+
+use std::{cell::RefCell, rc::Rc};
+
+use bulkhead_agent_protocol::{
+    Pod, PodEvent, PodStatus,
+    pod::{Container, RestartPolicy},
+    status::{ContainerState, ContainerStatus, PodCondition, PodPhase, Terminated, Waiting},
+};
+
+use super::{hub::Hub, resources::QosClass};
+use crate::clock;
+
+/// Which list of the pod a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) init: bool,
+    pub(crate) index: usize,
+}
+
+/// The state of a pod, shared by the tasks that run it. Every change is published.
+pub(crate) struct Board {
+    pod: Rc<Pod>,
+    hub: Rc<Hub>,
+    status: RefCell<PodStatus>,
+}
+
+impl Board {
+    /// A board for a pod that was accepted now, going on from an earlier boot's status.
+    pub(crate) fn new(
+        pod: Rc<Pod>,
+        hub: Rc<Hub>,
+        image_of: &dyn Fn(&str) -> (String, String),
+        previous: Option<&PodStatus>,
+    ) -> Self {
+        let fresh = |container: &Container, init: bool| {
+            let (image, image_id) = image_of(&container.name);
+            let before = previous.and_then(|status| {
+                let list =
+                    if init { &status.init_container_statuses } else { &status.container_statuses };
+                list.iter().find(|status| status.name == container.name)
+            });
+            let ran = before.filter(|before| before.container_id.is_some());
+            let waiting = if pod.spec.init_containers.is_empty() || init {
+                "ContainerCreating"
+            } else {
+                "PodInitializing"
+            };
+            ContainerStatus {
+                name: container.name.clone(),
+                state: waiting_state(waiting, None),
+                last_state: ran.map(end_of_earlier_boot).unwrap_or_default(),
+                ready: false,
+                restart_count: ran.map_or(0, |before| before.restart_count + 1),
+                image,
+                image_id,
+                container_id: None,
+                started: false,
+            }
+        };
+        let status = PodStatus {
+            uid: pod.metadata.uid.clone(),
+            phase: PodPhase::Pending,
+            start_time: previous
+                .and_then(|status| status.start_time.clone())
+                .or_else(|| Some(clock::now_seconds())),
+            init_container_statuses: pod
+                .spec
+                .init_containers
+                .iter()
+                .map(|c| fresh(c, true))
+                .collect(),
+            container_statuses: pod.spec.containers.iter().map(|c| fresh(c, false)).collect(),
+            qos_class: Some(QosClass::of(&pod).name().to_owned()),
+            ..PodStatus::default()
+        };
+        let board = Self { pod, hub, status: RefCell::new(status) };
+        board.update(|_| ());
+        board
+    }
+
+    /// Changes the status, derives phase and conditions anew, and publishes it.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut PodStatus) -> T) -> T {
+        let (result, status) = {
+            let mut status = self.status.borrow_mut();
+            let result = change(&mut status);
+            self.derive(&mut status);
+            (result, status.clone())
+        };
+        self.hub.publish(PodEvent::Status(Box::new(status)));
+        result
+    }
+
+    /// Changes one container's status.
+    pub(crate) fn update_container<T>(
+        &self,
+        slot: Slot,
+        change: impl FnOnce(&mut ContainerStatus) -> T,
+    ) -> Option<T> {
+        self.update(|status| {
+            let list = if slot.init {
+                &mut status.init_container_statuses
+            } else {
+                &mut status.container_statuses
+            };
+            list.get_mut(slot.index).map(change)
+        })
+    }
+
+    /// The status as it is.
+    pub(crate) fn status(&self) -> PodStatus {
+        self.status.borrow().clone()
+    }
+
+    fn derive(&self, status: &mut PodStatus) {
+        let init_done = self.initialized(status);
+        if status.phase != PodPhase::Failed || status.reason.is_none() {
+            status.phase = self.phase(status, init_done);
+        }
+        let over = matches!(status.phase, PodPhase::Succeeded | PodPhase::Failed);
+        let all_ready =
+            !over && init_done && status.container_statuses.iter().all(|container| container.ready);
+        let reason = match status.phase {
+            _ if all_ready => None,
+            PodPhase::Succeeded => Some("PodCompleted"),
+            PodPhase::Failed => Some("PodFailed"),
+            _ => Some("ContainersNotReady"),
+        };
+        let initialized_reason = (!init_done).then_some("ContainersNotInitialized");
+        for (kind, holds, reason) in [
+            ("Initialized", init_done, initialized_reason),
+            ("ContainersReady", all_ready, reason),
+            ("Ready", all_ready, reason),
+        ] {
+            set_condition(&mut status.conditions, kind, holds, reason);
+        }
+    }
+
+    fn initialized(&self, status: &PodStatus) -> bool {
+        self.pod.spec.init_containers.iter().zip(&status.init_container_statuses).all(
+            |(container, status)| {
+                if is_sidecar(container) {
+                    status.started
+                } else {
+                    status.state.terminated.as_ref().is_some_and(|end| end.exit_code == 0)
+                }
+            },
+        )
+    }
+
+    fn phase(&self, status: &PodStatus, init_done: bool) -> PodPhase {
+        let never_restarts = |end: &Terminated| match self.pod.spec.restart_policy {
+            RestartPolicy::Always => false,
+            RestartPolicy::OnFailure => end.exit_code == 0,
+            RestartPolicy::Never => true,
+        };
+        let init_failed = self.pod.spec.restart_policy == RestartPolicy::Never
+            && self.pod.spec.init_containers.iter().zip(&status.init_container_statuses).any(
+                |(container, status)| {
+                    !is_sidecar(container)
+                        && status.state.terminated.as_ref().is_some_and(|end| end.exit_code != 0)
+                },
+            );
+        if init_failed {
+            return PodPhase::Failed;
+        }
+        let ends: Vec<_> = status
+            .container_statuses
+            .iter()
+            .filter_map(|container| container.state.terminated.as_ref())
+            .filter(|end| never_restarts(end))
+            .collect();
+        if ends.len() == status.container_statuses.len() {
+            return if ends.iter().all(|end| end.exit_code == 0) {
+                PodPhase::Succeeded
+            } else {
+                PodPhase::Failed
+            };
+        }
+        let started = status
+            .container_statuses
+            .iter()
+            .all(|c| c.state.waiting.is_none() || c.last_state.terminated.is_some());
+        if init_done && started { PodPhase::Running } else { PodPhase::Pending }
+    }
+}
+
+/// Whether an init container stays: restartPolicy Always.
+pub(crate) fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy == Some(RestartPolicy::Always)
+}
+
+/// A waiting state.
+pub(crate) fn waiting_state(reason: &str, message: Option<String>) -> ContainerState {
+    let waiting = Some(Waiting { reason: reason.to_owned(), message });
+    ContainerState { waiting, ..ContainerState::default() }
+}
+
+/// How a container of an earlier boot of this node ended, as far as anyone can know.
+fn end_of_earlier_boot(before: &ContainerStatus) -> ContainerState {
+    if before.state.terminated.is_some() {
+        return before.state.clone();
+    }
+    let Some(running) = &before.state.running else { return before.last_state.clone() };
+    let terminated = Terminated {
+        exit_code: 137,
+        reason: String::from("ContainerStatusUnknown"),
+        message: Some(String::from("The node was restarted while the container ran")),
+        started_at: running.started_at.clone(),
+        finished_at: clock::now_seconds(),
+        container_id: before.container_id.clone(),
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+fn set_condition(
+    conditions: &mut Vec<PodCondition>,
+    kind: &str,
+    holds: bool,
+    reason: Option<&str>,
+) {
+    let status = if holds { "True" } else { "False" };
+    let reason = reason.map(str::to_owned);
+    match conditions.iter_mut().find(|condition| condition.kind == kind) {
+        Some(condition) => {
+            if condition.status != status {
+                condition.last_transition_time = clock::now_seconds();
+                condition.status = status.to_owned();
+            }
+            condition.reason = reason;
+        }
+        None => conditions.push(PodCondition {
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            last_transition_time: clock::now_seconds(),
+            reason,
+            message: None,
+        }),
+    }
+}

@@ -1,0 +1,257 @@
+//! What a pod may ask that parses but that this agent cannot do: refused by its path, so that
+//! nothing a user asked for is dropped silently.
+
+use bulkhead_agent_protocol::{
+    AgentError, ErrorReason, Pod, PodAssignment, Quantity,
+    pod::{Container, EnvVarSource, RestartPolicy},
+};
+
+use super::env::{self, Addresses};
+
+type Check = Result<(), String>;
+
+/// Parses an assignment's pod and refuses what cannot be done.
+pub(crate) fn accept(assignment: &PodAssignment) -> Result<Pod, AgentError> {
+    let pod = Pod::parse(&assignment.pod)?;
+    check(&pod, assignment).map_err(|message| AgentError {
+        reason: ErrorReason::Unsupported,
+        message: format!("pod field {message}"),
+    })?;
+    Ok(pod)
+}
+
+fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
+    let spec = &pod.spec;
+    let uid = &pod.metadata.uid;
+    let path_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if uid.is_empty() || uid.len() > 64 || !uid.chars().all(path_safe) {
+        return Err(format!("metadata.uid: {uid:?} is not a uid"));
+    }
+    if spec.share_process_namespace == Some(true) {
+        return Err("spec.shareProcessNamespace: not supported".into());
+    }
+    match spec.dns_policy.as_deref() {
+        None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default") => {}
+        Some(other) => return Err(format!("spec.dnsPolicy: {other} is not supported")),
+    }
+    for (index, volume) in spec.volumes.iter().enumerate() {
+        let Some(empty_dir) = &volume.empty_dir else {
+            return Err(format!(
+                "spec.volumes[{index}]: has no source; only emptyDir is supported"
+            ));
+        };
+        match empty_dir.medium.as_deref() {
+            None | Some("" | "Memory") => {}
+            Some(other) => {
+                return Err(format!(
+                    "spec.volumes[{index}].emptyDir.medium: {other} is not supported"
+                ));
+            }
+        }
+        name(&volume.name).map_err(|why| format!("spec.volumes[{index}].name: {why}"))?;
+        if let Some(limit) = &empty_dir.size_limit {
+            Quantity::from_json(limit)
+                .map_err(|why| format!("spec.volumes[{index}].emptyDir.sizeLimit: {why}"))?;
+            if empty_dir.medium.as_deref() != Some("Memory") {
+                return Err(format!(
+                    "spec.volumes[{index}].emptyDir.sizeLimit: supported with medium Memory only"
+                ));
+            }
+        }
+    }
+    if let Some(context) = &spec.security_context {
+        for (index, sysctl) in context.sysctls.iter().enumerate() {
+            if !namespaced_sysctl(&sysctl.name) {
+                return Err(format!(
+                    "spec.securityContext.sysctls[{index}]: {} is not the pod's own",
+                    sysctl.name
+                ));
+            }
+        }
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for (list, containers, init) in
+        [("initContainers", &spec.init_containers, true), ("containers", &spec.containers, false)]
+    {
+        for (index, container) in containers.iter().enumerate() {
+            let at = format!("spec.{list}[{index}]");
+            container_check(pod, container, init).map_err(|why| format!("{at}.{why}"))?;
+            if !names.insert(&container.name) {
+                return Err(format!("{at}.name: {} is used twice", container.name));
+            }
+            if !assignment.images.contains_key(&container.name) {
+                return Err(format!("{at}.image: the host sent no image for it"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
+    name(&container.name).map_err(|why| format!("name: {why}"))?;
+    match (container.restart_policy, init) {
+        (None, _) | (Some(RestartPolicy::Always), true) => {}
+        _ => return Err("restartPolicy: only Always, and only on an init container".into()),
+    }
+    for (index, variable) in container.env.iter().enumerate() {
+        if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
+            return Err(format!("env[{index}].name: {:?} is not a name", variable.name));
+        }
+        if let Some(EnvVarSource::FieldRef(source)) = &variable.value_from {
+            env::field(pod, &source.field_path, Addresses::default()).ok_or_else(|| {
+                format!(
+                    "env[{index}].valueFrom.fieldRef.fieldPath: {} is not supported",
+                    source.field_path
+                )
+            })?;
+        }
+    }
+    for (kind, map) in
+        [("limits", &container.resources.limits), ("requests", &container.resources.requests)]
+    {
+        for (resource, value) in map {
+            let known = matches!(resource.as_str(), "cpu" | "memory")
+                || (kind == "requests" && resource == "ephemeral-storage");
+            if !known {
+                return Err(format!("resources.{kind}.{resource}: not supported"));
+            }
+            Quantity::from_json(value)
+                .map_err(|why| format!("resources.{kind}.{resource}: {why}"))?;
+        }
+    }
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
+        if !pod.spec.volumes.iter().any(|volume| volume.name == mount.name) {
+            return Err(format!("volumeMounts[{index}].name: no volume {}", mount.name));
+        }
+        if !mount.mount_path.starts_with('/') || mount.mount_path == "/" {
+            return Err(format!(
+                "volumeMounts[{index}].mountPath: {:?} is not an absolute path below /",
+                mount.mount_path
+            ));
+        }
+        let sub_path = std::path::Path::new(mount.sub_path.as_deref().unwrap_or_default());
+        if sub_path.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            return Err(format!("volumeMounts[{index}].subPath: must be relative, without .."));
+        }
+    }
+    if let Some(policy) = &container.termination_message_policy
+        && !matches!(policy.as_str(), "File" | "FallbackToLogsOnError")
+    {
+        return Err(format!("terminationMessagePolicy: {policy} is not supported"));
+    }
+    if let Some(path) = &container.termination_message_path
+        && !path.starts_with('/')
+    {
+        return Err(format!("terminationMessagePath: {path:?} is not absolute"));
+    }
+    if let Some(directory) = &container.working_dir
+        && !directory.starts_with('/')
+        && !directory.is_empty()
+    {
+        return Err(format!("workingDir: {directory:?} is not absolute"));
+    }
+    let capabilities =
+        container.security_context.as_ref().and_then(|context| context.capabilities.as_ref());
+    for name in capabilities.into_iter().flat_map(|set| set.add.iter().chain(&set.drop)) {
+        if name != "ALL" && crate::runtime::capabilities::find(name).is_none() {
+            return Err(format!("securityContext.capabilities: {name} is not a capability"));
+        }
+    }
+    Ok(())
+}
+
+/// A DNS label: it becomes part of paths.
+fn name(name: &str) -> Check {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
+        return Err(format!("{name:?} is not a DNS label"));
+    }
+    Ok(())
+}
+
+/// Whether the kernel keeps a sysctl per network or IPC namespace.
+fn namespaced_sysctl(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    name.chars().all(legal)
+        && !name.contains("..")
+        && (["net.", "fs.mqueue.", "kernel.shm", "kernel.msg"].iter().any(|p| name.starts_with(p))
+            || name == "kernel.sem")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bulkhead_agent_protocol::ContainerImage;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn refusal(patch: Value) -> String {
+        let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        for (key, value) in patch.as_object().unwrap() {
+            if key == "container" {
+                for (key, value) in value.as_object().unwrap() {
+                    spec["containers"][0][key] = value.clone();
+                }
+            } else {
+                spec[key] = value.clone();
+            }
+        }
+        let image = ContainerImage {
+            reference: String::from("i"),
+            id: String::from("sha256:0"),
+            layers: vec![1],
+            config: bulkhead_agent_protocol::ImageConfig::default(),
+        };
+        let assignment = PodAssignment {
+            pod: json!({"metadata": {"name": "p", "uid": "u"}, "spec": spec}),
+            images: BTreeMap::from([(String::from("c"), image)]),
+            ip: None,
+            previous: None,
+        };
+        accept(&assignment).err().map(|error| error.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_its_path() {
+        assert_eq!(refusal(json!({})), "");
+        for (patch, path) in [
+            (json!({"shareProcessNamespace": true}), "spec.shareProcessNamespace"),
+            (json!({"dnsPolicy": "None"}), "spec.dnsPolicy"),
+            (json!({"volumes": [{"name": "v"}]}), "spec.volumes[0]"),
+            (json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]}), "sizeLimit"),
+            (json!({"volumes": [{"name": "../v", "emptyDir": {}}]}), "spec.volumes[0].name"),
+            (
+                json!({"securityContext": {"sysctls": [{"name": "vm.swappiness", "value": "1"}]}}),
+                "sysctls[0]",
+            ),
+            (json!({"container": {"name": "../c"}}), "spec.containers[0].name"),
+            (json!({"container": {"name": "d"}}), "spec.containers[0].image"),
+            (json!({"container": {"restartPolicy": "Always"}}), "spec.containers[0].restartPolicy"),
+            (
+                json!({"container": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}),
+                "resources.limits.nvidia.com/gpu",
+            ),
+            (json!({"container": {"resources": {"limits": {"cpu": "x"}}}}), "resources.limits.cpu"),
+            (
+                json!({"container": {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}}),
+                "volumeMounts[0].name",
+            ),
+            (
+                json!({"volumes": [{"name": "v", "emptyDir": {}}],
+                "container": {"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "../x"}]}}),
+                "subPath",
+            ),
+            (
+                json!({"container": {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}}),
+                "env[0].valueFrom.fieldRef.fieldPath",
+            ),
+            (json!({"container": {"securityContext": {"capabilities": {"add": ["FLY"]}}}}), "FLY"),
+            (json!({"container": {"workingDir": "x"}}), "workingDir"),
+        ] {
+            let message = refusal(patch);
+            assert!(message.contains(path), "{path}: {message}");
+        }
+    }
+}

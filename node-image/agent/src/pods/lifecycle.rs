@@ -1,0 +1,224 @@
+//! The life of one pod: sandbox, init containers in order, sidecars, containers, and the way down.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use bulkhead_agent_protocol::{
+    PodEvent,
+    pod::{Container, RestartPolicy},
+    status::PodPhase,
+};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::{
+    board::{Board, Slot, is_sidecar, waiting_state},
+    container::{ContainerTask, Live, Outcome, Stop},
+    hub::Hub,
+};
+use crate::runtime::{PodContext, Runtime};
+
+/// A pod's default `terminationGracePeriodSeconds`.
+pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// Between tries to make a sandbox.
+const SANDBOX_RETRY: Duration = Duration::from_secs(5);
+
+/// Containers of a pod that can be spoken to, in the order init containers, containers.
+pub(crate) type Lives = Vec<(String, Rc<RefCell<Live>>)>;
+
+/// What running a pod takes.
+pub(crate) struct PodTask<R> {
+    pub(crate) runtime: Rc<R>,
+    pub(crate) context: Rc<PodContext>,
+    pub(crate) board: Rc<Board>,
+    pub(crate) lives: Rc<Lives>,
+    pub(crate) hub: Rc<Hub>,
+    /// Ends every container: set on removal, on shutdown and past the active deadline.
+    pub(crate) stop: watch::Sender<Stop>,
+    /// Set when the pod must be forgotten too.
+    pub(crate) remove: watch::Receiver<bool>,
+}
+
+struct Sidecar {
+    stop: watch::Sender<Stop>,
+    task: JoinHandle<Outcome>,
+}
+
+impl<R: Runtime> PodTask<R> {
+    /// Runs the pod until it is removed.
+    pub(crate) async fn run(mut self) {
+        let deadline = self.context.pod.spec.active_deadline_seconds;
+        let mut sidecars = Vec::new();
+        {
+            let containers = self.containers(&mut sidecars);
+            tokio::pin!(containers);
+            let expired = async {
+                match deadline {
+                    Some(seconds) => sleep(Duration::from_secs(seconds)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut containers => {}
+                () = expired => {
+                    self.board.update(|status| {
+                        status.phase = PodPhase::Failed;
+                        status.reason = Some(String::from("DeadlineExceeded"));
+                        status.message = Some(String::from(
+                            "Pod was active on the node longer than the specified deadline"));
+                    });
+                    stop_by(&self.stop, Instant::now() + self.grace());
+                    containers.await;
+                }
+            }
+        }
+        self.stop_sidecars(sidecars).await;
+        self.runtime.release_pod(&self.context).await;
+        // Fails only when the pods' keeper is gone: then nobody can ask for the removal.
+        if self.remove.wait_for(|remove| *remove).await.is_ok() {
+            self.runtime.forget_pod(self.context.uid()).await;
+            let last = Box::new(self.board.status());
+            self.hub.publish(PodEvent::Removed { uid: self.context.uid().to_owned(), last });
+        }
+    }
+
+    fn grace(&self) -> Duration {
+        self.context
+            .pod
+            .spec
+            .termination_grace_period_seconds
+            .map_or(DEFAULT_GRACE, |seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// Sandbox, init containers, containers; returns when the last of the containers is over.
+    async fn containers(&self, sidecars: &mut Vec<Sidecar>) {
+        if !self.sandbox().await {
+            return;
+        }
+        let pod = &self.context.pod;
+        for (index, container) in pod.spec.init_containers.iter().enumerate() {
+            let slot = Slot { init: true, index };
+            if is_sidecar(container) {
+                let (stop, stopped) = watch::channel(None);
+                let (started, mut has_started) = watch::channel(false);
+                let task = self.container(container, slot, RestartPolicy::Always, stopped, started);
+                sidecars.push(Sidecar { stop, task: tokio::task::spawn_local(task.run()) });
+                let mut stop = self.stop.subscribe();
+                tokio::select! {
+                    _ = has_started.wait_for(|started| *started) => {}
+                    _ = stop.wait_for(Option::is_some) => return,
+                }
+                continue;
+            }
+            let policy = match pod.spec.restart_policy {
+                RestartPolicy::Never => RestartPolicy::Never,
+                RestartPolicy::Always | RestartPolicy::OnFailure => RestartPolicy::OnFailure,
+            };
+            let task = self.container(
+                container,
+                slot,
+                policy,
+                self.stop.subscribe(),
+                watch::Sender::new(false),
+            );
+            match task.run().await {
+                Outcome::Ended(0) => {}
+                Outcome::Ended(_) | Outcome::Stopped => return,
+            }
+        }
+        let tasks: Vec<_> = pod
+            .spec
+            .containers
+            .iter()
+            .enumerate()
+            .map(|(index, container)| {
+                let slot = Slot { init: false, index };
+                let started = watch::Sender::new(false);
+                let stop = self.stop.subscribe();
+                let task = self.container(container, slot, pod.spec.restart_policy, stop, started);
+                tokio::task::spawn_local(task.run())
+            })
+            .collect();
+        for task in tasks {
+            // A task ends by returning: panics abort the process.
+            let _ = task.await;
+        }
+    }
+
+    fn container(
+        &self,
+        container: &Container,
+        slot: Slot,
+        policy: RestartPolicy,
+        stop: watch::Receiver<Stop>,
+        started: watch::Sender<bool>,
+    ) -> ContainerTask<R> {
+        let live = self
+            .lives
+            .iter()
+            .find(|(name, _)| *name == container.name)
+            .map(|(_, live)| Rc::clone(live))
+            .unwrap_or_default();
+        ContainerTask {
+            runtime: Rc::clone(&self.runtime),
+            context: Rc::clone(&self.context),
+            container: container.clone(),
+            slot,
+            policy,
+            board: Rc::clone(&self.board),
+            live,
+            stop,
+            started,
+        }
+    }
+
+    /// Prepares the pod, again and again; `false` when a stop came first.
+    async fn sandbox(&self) -> bool {
+        let mut stop = self.stop.subscribe();
+        loop {
+            if stop.borrow().is_some() {
+                return false;
+            }
+            let Err(error) = self.runtime.prepare_pod(&self.context).await else { return true };
+            let message = format!("failed to create the pod's sandbox: {error}");
+            self.board.update(|status| {
+                let all =
+                    status.init_container_statuses.iter_mut().chain(&mut status.container_statuses);
+                for container in all {
+                    container.state = waiting_state("ContainerCreating", Some(message.clone()));
+                }
+            });
+            tokio::select! {
+                () = sleep(SANDBOX_RETRY) => {}
+                _ = stop.wait_for(Option::is_some) => return false,
+            }
+        }
+    }
+
+    /// Stops sidecars, the last started first, within what is left of the pod's grace.
+    async fn stop_sidecars(&self, sidecars: Vec<Sidecar>) {
+        let deadline = (*self.stop.borrow()).unwrap_or_else(|| Instant::now() + self.grace());
+        for sidecar in sidecars.into_iter().rev() {
+            sidecar.stop.send_replace(Some(deadline));
+            let mut shortened = self.stop.subscribe();
+            shortened.mark_unchanged();
+            let mut task = sidecar.task;
+            loop {
+                tokio::select! {
+                    _ = &mut task => break,
+                    Ok(()) = shortened.changed() => {
+                        let by = *shortened.borrow_and_update();
+                        sidecar.stop.send_replace(by.or(Some(deadline)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Brings a stop forward to `deadline`, never later than it was.
+pub(crate) fn stop_by(stop: &watch::Sender<Stop>, deadline: Instant) {
+    stop.send_modify(|stop| *stop = Some(stop.map_or(deadline, |earlier| earlier.min(deadline))));
+}

@@ -1,0 +1,382 @@
+//! The rules of pods over a runtime that only counts, with time that only the tests move.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+use bulkhead_agent_protocol::{
+    ContainerImage, ImageConfig, PodAssignment, PodEvent, PodStatus, pod::Container,
+    status::PodPhase,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    task::LocalSet,
+    time::{Instant, sleep},
+};
+
+use super::Pods;
+use crate::runtime::{Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError};
+
+/// What an instance does: ends by itself after some seconds, or runs until it is stopped.
+#[derive(Debug, Clone)]
+enum Act {
+    Ends(u64, i32),
+    Runs,
+    IgnoresTerm,
+    FailsToStart,
+    OutOfMemory,
+}
+
+#[derive(Default)]
+struct Fake {
+    acts: RefCell<BTreeMap<String, VecDeque<Act>>>,
+    running: RefCell<BTreeMap<String, (Act, watch::Sender<Option<i32>>)>>,
+    /// What was asked, with the second it was asked in.
+    journal: RefCell<Vec<String>>,
+    begun: RefCell<Option<Instant>>,
+}
+
+impl Fake {
+    fn note(&self, what: &str) {
+        let begun = *self.begun.borrow_mut().get_or_insert_with(Instant::now);
+        self.journal.borrow_mut().push(format!("{} {what}", begun.elapsed().as_secs()));
+    }
+}
+
+impl Runtime for Fake {
+    async fn prepare_pod(&self, _: &PodContext) -> Result<(), RuntimeError> {
+        self.note("sandbox");
+        Ok(())
+    }
+
+    async fn start(
+        &self,
+        _: &PodContext,
+        container: &Container,
+        attempt: u32,
+    ) -> Result<Instance, RuntimeError> {
+        self.note(&format!("start {}", container.name));
+        let act = {
+            let mut acts = self.acts.borrow_mut();
+            let queue = acts.entry(container.name.clone()).or_default();
+            if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
+        };
+        let act = act.unwrap_or(Act::Runs);
+        if matches!(act, Act::FailsToStart) {
+            return Err(RuntimeError::Start(String::from("no such program")));
+        }
+        let id = format!("{}-{attempt}", container.name);
+        let (told, mut tell) = watch::channel(None);
+        self.running.borrow_mut().insert(id.clone(), (act.clone(), told));
+        let exit: ExitFuture = Box::pin(async move {
+            let ended = async {
+                match act {
+                    Act::Ends(seconds, code) => {
+                        sleep(Duration::from_secs(seconds)).await;
+                        Exit { code, oom_killed: false, message: None }
+                    }
+                    Act::OutOfMemory => Exit { code: 137, oom_killed: true, message: None },
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                exit = ended => exit,
+                Ok(told) = tell.wait_for(Option::is_some) => {
+                    Exit { code: told.unwrap_or(255), oom_killed: false, message: None }
+                }
+            }
+        });
+        Ok(Instance { id, exit, io: None, log: None })
+    }
+
+    fn terminate(&self, id: &str) {
+        self.note(&format!("term {id}"));
+        if let Some((act, told)) = self.running.borrow().get(id)
+            && !matches!(act, Act::IgnoresTerm)
+        {
+            told.send_replace(Some(143));
+        }
+    }
+
+    fn kill(&self, id: &str) {
+        self.note(&format!("kill {id}"));
+        if let Some((_, told)) = self.running.borrow().get(id) {
+            told.send_replace(Some(137));
+        }
+    }
+
+    async fn remove(&self, id: &str) {
+        self.running.borrow_mut().remove(id);
+    }
+
+    async fn release_pod(&self, _: &PodContext) {
+        self.note("release");
+    }
+
+    async fn forget_pod(&self, _: &str) {
+        self.note("forget");
+    }
+}
+
+struct Bench {
+    fake: Rc<Fake>,
+    pods: Pods<Fake>,
+}
+
+impl Bench {
+    fn new(acts: &[(&str, &[Act])]) -> Self {
+        let fake = Rc::new(Fake::default());
+        for (name, acts) in acts {
+            fake.acts.borrow_mut().insert((*name).to_owned(), acts.iter().cloned().collect());
+        }
+        Self { pods: Pods::new(Rc::clone(&fake)), fake }
+    }
+
+    fn apply(&self, spec: Value) {
+        self.pods.apply(assignment(spec)).unwrap();
+    }
+
+    fn status(&self) -> PodStatus {
+        self.pods.status("u").unwrap()
+    }
+
+    fn journal(&self) -> Vec<String> {
+        self.fake.journal.borrow().clone()
+    }
+}
+
+fn assignment(spec: Value) -> PodAssignment {
+    let lists = ["initContainers", "containers"].iter().filter_map(|list| spec[*list].as_array());
+    let images = lists
+        .flatten()
+        .map(|container| {
+            let image = ContainerImage {
+                reference: String::from("i"),
+                id: String::from("sha256:0"),
+                layers: vec![1],
+                config: ImageConfig::default(),
+            };
+            (container["name"].as_str().unwrap().to_owned(), image)
+        })
+        .collect();
+    let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec});
+    PodAssignment { pod, images, ip: None, previous: None }
+}
+
+async fn seconds(n: u64) {
+    // A moment more than asked, so that what is due at that second has happened.
+    sleep(Duration::from_millis(n * 1000 + 500)).await;
+}
+
+fn waiting(status: &PodStatus) -> (&str, &str) {
+    let waiting = status.container_statuses[0].state.waiting.as_ref().unwrap();
+    (&waiting.reason, waiting.message.as_deref().unwrap_or_default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_container_restarts_at_once_then_backs_off() {
+    let bench = Bench::new(&[("c", &[Act::Ends(0, 3)])]);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({"containers": [{"name": "c", "image": "i"}]}));
+            seconds(71).await;
+            let starts: Vec<_> =
+                bench.journal().into_iter().filter(|line| line.ends_with("start c")).collect();
+            assert_eq!(
+                starts,
+                ["0 start c", "0 start c", "10 start c", "30 start c", "70 start c"]
+            );
+            let status = bench.status();
+            assert_eq!(status.phase, PodPhase::Running);
+            assert_eq!(
+                waiting(&status),
+                ("CrashLoopBackOff", "back-off 80s restarting failed container=c")
+            );
+            let container = &status.container_statuses[0];
+            assert_eq!(container.restart_count, 5);
+            let last = container.last_state.terminated.as_ref().unwrap();
+            assert_eq!((last.exit_code, last.reason.as_str()), (3, "Error"));
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_restart_policy_decides_the_phase() {
+    for (policy, code, phase) in [
+        ("Never", 0, PodPhase::Succeeded),
+        ("Never", 1, PodPhase::Failed),
+        ("OnFailure", 0, PodPhase::Succeeded),
+        ("OnFailure", 1, PodPhase::Running),
+        ("Always", 0, PodPhase::Running),
+    ] {
+        let bench = Bench::new(&[("c", &[Act::Ends(1, code)])]);
+        LocalSet::new()
+            .run_until(async {
+                bench.apply(json!({
+                    "restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]}));
+                seconds(3).await;
+                assert_eq!(bench.status().phase, phase, "{policy} {code}");
+            })
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_run_in_order_and_sidecars_end_last() {
+    let bench = Bench::new(&[
+        ("a", &[Act::Ends(5, 1), Act::Ends(5, 0)]),
+        ("side", &[Act::Runs]),
+        ("b", &[Act::Ends(5, 0)]),
+        ("c", &[Act::Ends(5, 0)]),
+    ]);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({
+                "restartPolicy": "OnFailure",
+                "initContainers": [
+                    {"name": "a", "image": "i"},
+                    {"name": "side", "image": "i", "restartPolicy": "Always"},
+                    {"name": "b", "image": "i"}],
+                "containers": [{"name": "c", "image": "i"}]}));
+            seconds(1).await;
+            assert_eq!(waiting(&bench.status()).0, "PodInitializing");
+            assert_eq!(bench.status().phase, PodPhase::Pending);
+            seconds(30).await;
+            assert_eq!(
+                bench.journal(),
+                [
+                    "0 sandbox",
+                    "0 start a",
+                    "5 start a",
+                    "10 start side",
+                    "10 start b",
+                    "15 start c",
+                    "20 term side-0",
+                    "20 release"
+                ]
+            );
+            assert_eq!(bench.status().phase, PodPhase::Succeeded);
+            let initialized = bench.status().conditions[0].clone();
+            assert_eq!(
+                (initialized.kind.as_str(), initialized.status.as_str()),
+                ("Initialized", "False")
+            );
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn removal_asks_first_then_kills_and_tells_when_nothing_is_left() {
+    let bench = Bench::new(&[("c", &[Act::IgnoresTerm])]);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({"containers": [{"name": "c", "image": "i"}]}));
+            seconds(1).await;
+            assert!(bench.status().container_statuses[0].ready);
+            let (known, mut events) = bench.pods.watch();
+            assert_eq!(known.len(), 1);
+            bench.pods.remove("u", Duration::from_secs(30));
+            seconds(10).await;
+            bench.pods.remove("u", Duration::from_secs(5));
+            seconds(10).await;
+            assert_eq!(
+                bench.journal()[2..],
+                ["1 term c-0", "17 kill c-0", "17 release", "17 forget"]
+            );
+            let mut last = None;
+            while let Ok(event) = events.try_recv() {
+                last = Some(event);
+            }
+            let Some(PodEvent::Removed { uid, last }) = last else { panic!("{last:?}") };
+            assert_eq!(uid, "u");
+            let end = last.container_statuses[0].state.terminated.clone().unwrap();
+            assert_eq!(end.exit_code, 137);
+            assert!(bench.pods.watch().0.is_empty());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_off_does_not_hold_a_removal_up() {
+    let bench = Bench::new(&[("c", &[Act::FailsToStart])]);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({"containers": [{"name": "c", "image": "i"}]}));
+            seconds(31).await;
+            let status = bench.status();
+            let last = status.container_statuses[0].last_state.terminated.as_ref().unwrap();
+            assert_eq!((last.exit_code, last.reason.as_str()), (128, "StartError"));
+            bench.pods.remove("u", Duration::from_secs(30));
+            seconds(0).await;
+            assert!(bench.pods.status("u").is_none());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_active_deadline_fails_the_pod() {
+    let bench = Bench::new(&[]);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({
+                "activeDeadlineSeconds": 60, "containers": [{"name": "c", "image": "i"}]}));
+            seconds(61).await;
+            let status = bench.status();
+            assert_eq!(status.phase, PodPhase::Failed);
+            assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+            assert_eq!(bench.journal()[2..], ["60 term c-0", "60 release"]);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_for_memory_is_named_and_earlier_boots_are_counted() {
+    let bench = Bench::new(&[("c", &[Act::OutOfMemory])]);
+    LocalSet::new()
+        .run_until(async {
+            let spec =
+                json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]});
+            bench.apply(spec.clone());
+            seconds(1).await;
+            let status = bench.status();
+            let end = status.container_statuses[0].state.terminated.as_ref().unwrap();
+            assert_eq!((end.exit_code, end.reason.as_str()), (137, "OOMKilled"));
+
+            let later = Bench::new(&[]);
+            let previous = PodStatus { phase: PodPhase::Running, ..status.clone() };
+            let running = PodAssignment {
+                previous: Some(previous),
+                ..assignment(json!({"containers": [{"name": "c", "image": "i"}]}))
+            };
+            later.pods.apply(running).unwrap();
+            seconds(1).await;
+            assert_eq!(later.status().container_statuses[0].restart_count, 1);
+
+            let over = Bench::new(&[]);
+            over.pods.apply(PodAssignment { previous: Some(status), ..assignment(spec) }).unwrap();
+            seconds(1).await;
+            assert_eq!(over.status().phase, PodPhase::Failed);
+            assert_eq!(over.journal(), ["0 release"], "what is over does not run again");
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn applying_twice_runs_once_and_a_changed_pod_is_refused() {
+    let bench = Bench::new(&[]);
+    LocalSet::new()
+        .run_until(async {
+            let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+            bench.apply(spec.clone());
+            bench.apply(spec);
+            seconds(1).await;
+            assert_eq!(bench.journal().len(), 2);
+            let other = assignment(json!({"containers": [{"name": "c", "image": "j"}]}));
+            assert!(bench.pods.apply(other).unwrap_err().message.contains("spec"));
+        })
+        .await;
+}

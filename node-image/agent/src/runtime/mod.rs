@@ -1,0 +1,113 @@
+//! What runs containers. The pods' state machine ([`crate::pods`]) sees only [`Runtime`], so that
+//! its rules are tested without a kernel; [`node::NodeRuntime`] is the one that runs them.
+
+pub(crate) mod bpf;
+pub(crate) mod capabilities;
+pub(crate) mod cgroup;
+pub(crate) mod children;
+pub(crate) mod helper;
+pub(crate) mod node;
+pub(crate) mod rootfs;
+pub(crate) mod sandbox;
+pub(crate) mod spec;
+pub(crate) mod users;
+
+use std::{collections::BTreeMap, future::Future, net::Ipv4Addr, pin::Pin, rc::Rc};
+
+use bulkhead_agent_protocol::{ContainerImage, Pod, pod::Container};
+
+use crate::{logs::LogState, streams::ContainerIo};
+
+/// A pod with what running it takes.
+#[derive(Debug)]
+pub(crate) struct PodContext {
+    pub(crate) pod: Rc<Pod>,
+    pub(crate) images: BTreeMap<String, ContainerImage>,
+    pub(crate) ip: Option<Ipv4Addr>,
+}
+
+impl PodContext {
+    pub(crate) fn uid(&self) -> &str {
+        &self.pod.metadata.uid
+    }
+
+    /// The pod's hostname: `spec.hostname`, or its name cut to a label's length.
+    pub(crate) fn hostname(&self) -> &str {
+        let name = self.pod.spec.hostname.as_deref().unwrap_or(&self.pod.metadata.name);
+        name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
+    }
+}
+
+/// Why something could not be done to a pod or container.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RuntimeError {
+    /// What pod or image ask for does not fit: retried, as it may be mended.
+    #[error("{0}")]
+    Config(String),
+    /// It could not be started.
+    #[error("{0}")]
+    Start(String),
+}
+
+/// Adds what was being done to an error.
+pub(crate) fn failed<E: std::fmt::Display>(
+    what: impl std::fmt::Display,
+) -> impl FnOnce(E) -> RuntimeError {
+    move |error| RuntimeError::Start(format!("{what}: {error}"))
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// 128+n for signal n.
+    pub(crate) code: i32,
+    /// Whether the kernel killed it for memory.
+    pub(crate) oom_killed: bool,
+    /// Its termination message.
+    pub(crate) message: Option<String>,
+}
+
+/// Resolves when a container has ended and everything it printed has been logged.
+pub(crate) type ExitFuture = Pin<Box<dyn Future<Output = Exit>>>;
+
+/// A started container.
+pub(crate) struct Instance {
+    /// Its id, without the `bulkhead://`.
+    pub(crate) id: String,
+    /// Its end.
+    pub(crate) exit: ExitFuture,
+    /// Its standard streams, for attach.
+    pub(crate) io: Option<Rc<ContainerIo>>,
+    /// Its log.
+    pub(crate) log: Option<Rc<LogState>>,
+}
+
+/// What the state machine asks of the system.
+#[allow(async_fn_in_trait, reason = "everything runs on one thread; no future is sent")]
+pub(crate) trait Runtime: 'static {
+    /// Makes namespaces, network, cgroup and volumes. Idempotent.
+    async fn prepare_pod(&self, pod: &PodContext) -> Result<(), RuntimeError>;
+
+    /// Starts an instance of a container. `attempt` counts from 0 and names its log.
+    async fn start(
+        &self,
+        pod: &PodContext,
+        container: &Container,
+        attempt: u32,
+    ) -> Result<Instance, RuntimeError>;
+
+    /// Asks a container to stop with its image's stop signal.
+    fn terminate(&self, id: &str);
+
+    /// Kills every process of a container.
+    fn kill(&self, id: &str);
+
+    /// Removes what an ended instance leaves: cgroup, root file system. Logs stay.
+    async fn remove(&self, id: &str);
+
+    /// Takes namespaces, network and cgroup down. Logs and volumes stay.
+    async fn release_pod(&self, pod: &PodContext);
+
+    /// Removes logs and volumes.
+    async fn forget_pod(&self, uid: &str);
+}

@@ -1,0 +1,594 @@
+//! The [`Runtime`] of a node: namespaces, overlays, cgroups, and containers by the helper.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use bulkhead_agent_protocol::{
+    Quantity,
+    pod::{Container, EmptyDir, Volume, VolumeMount},
+};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::{Pid, Signal, kill_process},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError, bpf, capabilities,
+    cgroup::Cgroup,
+    children::{Child, Children},
+    failed,
+    helper::{self, HelperRequest, Verb},
+    rootfs,
+    sandbox::Sandbox,
+    spec::{self, SpecInput},
+    users,
+};
+use crate::{
+    images::Images,
+    logs::{LogState, LogWriter, remove_older},
+    node::identity::Identity,
+    pods::{
+        env::{self, Addresses},
+        resources::{self, CgroupLimits, QosClass},
+    },
+    streams::{Console, ContainerIo, ProcessIo, collect},
+};
+
+/// The longest termination message, in bytes, as Kubernetes has it.
+const MAX_MESSAGE: usize = 4096;
+
+/// Directories of the agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Directories {
+    /// Gone with the boot: pins, sockets, bundles.
+    pub(crate) run: PathBuf,
+    /// On the scratch disk: writable layers, logs, volumes.
+    pub(crate) data: PathBuf,
+}
+
+impl Directories {
+    fn pod_run(&self, uid: &str) -> PathBuf {
+        self.run.join("pods").join(uid)
+    }
+
+    fn pod_data(&self, uid: &str) -> PathBuf {
+        self.data.join("pods").join(uid)
+    }
+}
+
+struct Record {
+    pid: i32,
+    cgroup: Cgroup,
+    stop_signal: Signal,
+    layers: Vec<u32>,
+    bundle: PathBuf,
+    writable: PathBuf,
+    process: Value,
+}
+
+/// Runs containers on this node.
+pub(crate) struct NodeRuntime {
+    pub(crate) directories: Directories,
+    pub(crate) images: Rc<Images>,
+    pub(crate) children: Rc<Children>,
+    pub(crate) identity: Rc<Identity>,
+    containers: RefCell<BTreeMap<String, Record>>,
+}
+
+impl NodeRuntime {
+    pub(crate) fn new(
+        directories: Directories,
+        images: Rc<Images>,
+        children: Rc<Children>,
+        identity: Rc<Identity>,
+    ) -> Self {
+        Self { directories, images, children, identity, containers: RefCell::default() }
+    }
+
+    fn sandbox(&self, pod: &PodContext) -> Sandbox {
+        let sysctls = pod.pod.spec.security_context.as_ref().map(|context| context.sysctls.clone());
+        let ip = pod.ip.map_or(0, u32::from);
+        Sandbox {
+            directory: self.directories.pod_run(pod.uid()).join("ns"),
+            hostname: pod.hostname().to_owned(),
+            sysctls: sysctls.unwrap_or_default(),
+            ip: pod.ip,
+            interface: format!("veth{ip:08x}"),
+            mtu: self.identity.mtu(),
+        }
+    }
+
+    /// Runs a process in a running container.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub(crate) async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        stdin: bool,
+        terminal: bool,
+    ) -> Result<(ProcessIo, Child), RuntimeError> {
+        let (mut process, cgroup_gone) = {
+            let containers = self.containers.borrow();
+            let record = containers
+                .get(id)
+                .ok_or_else(|| RuntimeError::Start(String::from("the container has ended")))?;
+            (record.process.clone(), !record.cgroup.path().exists())
+        };
+        if cgroup_gone {
+            return Err(RuntimeError::Start(String::from("the container has ended")));
+        }
+        process["args"] = json!(command);
+        process["terminal"] = json!(terminal);
+        if terminal && let Some(env) = process["env"].as_array_mut() {
+            env.push(json!("TERM=xterm"));
+        }
+        let directory = self.directories.run.join("exec").join(random_id());
+        fs::create_dir_all(&directory).map_err(failed("make the exec's directory"))?;
+        let file = directory.join("process.json");
+        let result = async {
+            fs::write(&file, process.to_string()).map_err(failed("write the process"))?;
+            self.spawn(Verb::Exec(file.clone()), id, &directory, stdin, terminal).await
+        };
+        let result = result.await;
+        let _ = fs::remove_dir_all(&directory);
+        result
+    }
+
+    async fn spawn(
+        &self,
+        verb: Verb,
+        id: &str,
+        directory: &Path,
+        stdin: bool,
+        terminal: bool,
+    ) -> Result<(ProcessIo, Child), RuntimeError> {
+        let console = if terminal {
+            let socket = directory.join("console");
+            Some(Console::bind(socket).map_err(failed("make the console socket"))?)
+        } else {
+            None
+        };
+        let request = HelperRequest {
+            verb,
+            id: id.to_owned(),
+            state: self.directories.run.join("state"),
+            console: console.as_ref().map(|console| console.path().to_owned()),
+        };
+        let birth = self.children.expect();
+        let null = std::process::Stdio::null;
+        let (io, pid) = match console {
+            Some(console) => {
+                let started = helper::run(&request, directory, [null(), null(), null()]).await;
+                let pid = started.map_err(RuntimeError::Start)?;
+                (console.receive(stdin).map_err(failed("receive the terminal"))?, pid)
+            }
+            None => {
+                let (io, ends) = ProcessIo::pipes(stdin).map_err(failed("make pipes"))?;
+                let started = helper::run(&request, directory, ends).await;
+                (io, started.map_err(RuntimeError::Start)?)
+            }
+        };
+        let child = self.children.adopt(pid).map_err(failed("follow the process"))?;
+        drop(birth);
+        Ok((io, child))
+    }
+
+    /// CPU time in nanoseconds and working set in bytes of a running container.
+    pub(crate) fn usage(&self, id: &str) -> Option<(u64, u64)> {
+        Some(self.containers.borrow().get(id)?.cgroup.usage())
+    }
+
+    /// Files of the pod that every container sees.
+    fn write_pod_files(&self, pod: &PodContext) -> io::Result<()> {
+        let directory = self.directories.pod_run(pod.uid());
+        fs::create_dir_all(&directory)?;
+        let hostname = pod.hostname();
+        let mut hosts = String::from(
+            "# Written by the node's agent.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n",
+        );
+        let spec = &pod.pod.spec;
+        if let Some(ip) = pod.ip {
+            let namespace = &pod.pod.metadata.namespace;
+            let qualified = spec
+                .subdomain
+                .as_ref()
+                .map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.cluster.local\t"));
+            hosts += &format!("{ip}\t{}{hostname}\n", qualified.unwrap_or_default());
+        } else {
+            hosts += &format!("127.0.0.1\t{hostname}\n");
+        }
+        for alias in &spec.host_aliases {
+            hosts += &format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t"));
+        }
+        fs::write(directory.join("hosts"), hosts)?;
+        fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
+        // A cluster has no name server yet.
+        fs::write(directory.join("resolv.conf"), "")?;
+        let shm = directory.join("shm");
+        if !shm.exists() {
+            fs::create_dir_all(&shm)?;
+            tmpfs(&shm, c"mode=1777,size=65536k")?;
+        }
+        Ok(())
+    }
+
+    fn make_volume(&self, pod: &PodContext, volume: &Volume) -> io::Result<()> {
+        let Some(EmptyDir { medium, size_limit }) = &volume.empty_dir else {
+            return Err(io::Error::other(format!("volume {} has no source", volume.name)));
+        };
+        let memory = medium.as_deref() == Some("Memory");
+        let path = self.volume_path(pod.uid(), volume);
+        if path.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&path)?;
+        if memory {
+            let size = size_limit.as_ref().and_then(|limit| Quantity::from_json(limit).ok());
+            let size = size.map_or_else(String::new, |size| format!(",size={}", size.value()));
+            tmpfs(&path, &std::ffi::CString::new(format!("mode=0777{size}"))?)?;
+        }
+        let mut mode = 0o777;
+        let context = pod.pod.spec.security_context.as_ref();
+        if let Some(group) = context.and_then(|context| context.fs_group) {
+            chown(&path, None, Some(group))?;
+            mode |= 0o2000;
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+    }
+
+    fn volume_path(&self, uid: &str, volume: &Volume) -> PathBuf {
+        let memory =
+            volume.empty_dir.as_ref().is_some_and(|d| d.medium.as_deref() == Some("Memory"));
+        let base =
+            if memory { self.directories.pod_run(uid) } else { self.directories.pod_data(uid) };
+        base.join("volumes").join(&volume.name)
+    }
+
+    fn bind_of(
+        &self,
+        pod: &PodContext,
+        mount: &VolumeMount,
+    ) -> io::Result<(PathBuf, String, bool)> {
+        let volume = pod.pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
+        let volume = volume.ok_or_else(|| io::Error::other(format!("no volume {}", mount.name)))?;
+        let mut source = self.volume_path(pod.uid(), volume);
+        if let Some(sub_path) = mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
+            source = rootfs::resolve_sub_path(&source, Path::new(sub_path))?;
+        }
+        Ok((source, mount.mount_path.clone(), mount.read_only))
+    }
+
+    /// Everything before the helper: cgroup, overlay, specification.
+    fn bundle(
+        &self,
+        pod: &PodContext,
+        container: &Container,
+        id: &str,
+    ) -> Result<Record, RuntimeError> {
+        let image = pod.images.get(&container.name).ok_or_else(|| {
+            RuntimeError::Config(format!("no image was sent for container {}", container.name))
+        })?;
+        let bundle = self.directories.run.join("bundles").join(id);
+        let writable = self.directories.pod_data(pod.uid()).join("containers").join(id);
+        let mut record = Record {
+            pid: 0,
+            cgroup: Cgroup::container(pod.uid(), id),
+            stop_signal: stop_signal(image.config.stop_signal.as_deref())?,
+            layers: image.layers.clone(),
+            bundle,
+            writable,
+            process: Value::Null,
+        };
+        let layers = self.images.acquire(&record.layers).map_err(failed("mount the image"))?;
+        match self.fill_bundle(pod, container, image, &layers, &mut record) {
+            Ok(()) => Ok(record),
+            Err(error) => {
+                self.discard(&record);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill_bundle(
+        &self,
+        pod: &PodContext,
+        container: &Container,
+        image: &bulkhead_agent_protocol::ContainerImage,
+        layers: &[PathBuf],
+        record: &mut Record,
+    ) -> Result<(), RuntimeError> {
+        let uid = pod.uid();
+        fs::create_dir_all(&record.bundle).map_err(failed("make the bundle"))?;
+        let root = rootfs::mount_overlay(layers, &record.writable)
+            .map_err(failed("mount the root file system"))?;
+        let read = |path| rootfs::read(&root, path).map_err(failed(format!("read {path}")));
+        let pod_security = pod.pod.spec.security_context.clone().unwrap_or_default();
+        let context = container.security_context.clone().unwrap_or_default();
+        let user = users::resolve(
+            image.config.user.as_deref().unwrap_or_default(),
+            &read("/etc/passwd")?,
+            &read("/etc/group")?,
+            &pod_security,
+            &context,
+        )
+        .map_err(RuntimeError::Config)?;
+
+        let addresses = Addresses { pod: pod.ip, node: self.identity.ip() };
+        let mut env =
+            env::environment(&pod.pod, container, &image.config, pod.hostname(), addresses);
+        let args = env::command_line(container, &image.config, &env);
+        if args.is_empty() {
+            return Err(RuntimeError::Config(String::from(
+                "no command: neither the image nor the pod names one",
+            )));
+        }
+        if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+            env.push(format!("HOME={}", user.home));
+        }
+        let given = |path: &Option<String>| path.clone().filter(|path| !path.is_empty());
+        let cwd = given(&container.working_dir)
+            .or_else(|| given(&image.config.working_dir))
+            .unwrap_or_else(|| String::from("/"));
+        rootfs::make_directory(&root, Path::new(&cwd))
+            .map_err(failed(format!("make the working directory {cwd}")))?;
+
+        let run = self.directories.pod_run(uid);
+        let message = record.bundle.join("termination-log");
+        fs::write(&message, "").map_err(failed("make the termination log"))?;
+        fs::set_permissions(&message, fs::Permissions::from_mode(0o666))
+            .map_err(failed("make the termination log"))?;
+        let message_path = given(&container.termination_message_path)
+            .unwrap_or_else(|| String::from("/dev/termination-log"));
+        let read_only = context.read_only_root_filesystem == Some(true);
+        let mut binds = vec![
+            (run.join("hosts"), String::from("/etc/hosts"), read_only),
+            (run.join("hostname"), String::from("/etc/hostname"), read_only),
+            (run.join("resolv.conf"), String::from("/etc/resolv.conf"), read_only),
+            (run.join("shm"), String::from("/dev/shm"), false),
+            (message, message_path, false),
+        ];
+        for mount in &container.volume_mounts {
+            // A volume's mount replaces the agent's own of that path.
+            binds.retain(|(_, to, _)| *to != mount.mount_path);
+            let bind = self.bind_of(pod, mount);
+            binds.push(bind.map_err(|error| {
+                RuntimeError::Config(format!("volume {}: {error}", mount.name))
+            })?);
+        }
+
+        let cgroup = &record.cgroup;
+        cgroup
+            .create_leaf(CgroupLimits::of_container(container))
+            .map_err(failed("make the container's cgroup"))?;
+        if context.privileged != Some(true) {
+            bpf::restrict_devices(cgroup.path()).map_err(failed("restrict devices"))?;
+        }
+        let sandbox = self.sandbox(pod);
+        let namespaces = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")]
+            .map(|(k, f)| (k, sandbox.namespace(f)));
+        let granted = capabilities::of(&context);
+        let below_root = cgroup.below_root();
+        let input = SpecInput {
+            args: &args,
+            env: &env,
+            cwd: &cwd,
+            user: &user,
+            terminal: container.tty,
+            rootfs: &root,
+            context: &context,
+            capabilities: &granted,
+            oom_score_adj: resources::oom_score_adj(
+                QosClass::of(&pod.pod),
+                container,
+                self.identity.memory(),
+            ),
+            cgroup: &below_root,
+            namespaces: &namespaces,
+            binds: &binds,
+        };
+        record.process = spec::process(&input);
+        fs::write(record.bundle.join("config.json"), spec::container(&input).to_string())
+            .map_err(failed("write the specification"))
+    }
+
+    /// Takes down what [`NodeRuntime::bundle`] made.
+    fn discard(&self, record: &Record) {
+        rootfs::unmount_overlay(&record.writable);
+        self.images.release(&record.layers);
+        let _ = record.cgroup.kill();
+        let _ = record.cgroup.remove();
+        let _ = fs::remove_dir_all(&record.bundle);
+        if let Some(id) = record.bundle.file_name() {
+            let _ = fs::remove_dir_all(self.directories.run.join("state").join(id));
+        }
+    }
+}
+
+impl Runtime for NodeRuntime {
+    async fn prepare_pod(&self, pod: &PodContext) -> Result<(), RuntimeError> {
+        let cgroup = Cgroup::pod(pod.uid());
+        cgroup.create_inner().map_err(failed("make the pod's cgroup"))?;
+        cgroup.limit(CgroupLimits::of_pod(&pod.pod)).map_err(failed("limit the pod's cgroup"))?;
+        self.write_pod_files(pod).map_err(failed("write the pod's files"))?;
+        for volume in &pod.pod.spec.volumes {
+            self.make_volume(pod, volume).map_err(failed(format!("volume {}", volume.name)))?;
+        }
+        let sandbox = self.sandbox(pod);
+        sandbox.remove();
+        sandbox.create().await.map_err(failed("make the pod's namespaces"))
+    }
+
+    async fn start(
+        &self,
+        pod: &PodContext,
+        container: &Container,
+        attempt: u32,
+    ) -> Result<Instance, RuntimeError> {
+        let id = random_id();
+        let mut record = self.bundle(pod, container, &id)?;
+        let logs = self.directories.pod_data(pod.uid()).join("logs").join(&container.name);
+        fs::create_dir_all(&logs).map_err(failed("make the log's directory"))?;
+        remove_older(&logs, attempt);
+        let verb = Verb::Run(record.bundle.clone());
+        let bundle = record.bundle.clone();
+        let spawned = self.spawn(verb, &id, &bundle, container.stdin, container.tty).await;
+        let (io, child) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                self.discard(&record);
+                return Err(error);
+            }
+        };
+        record.pid = child.pid();
+        let cgroup = record.cgroup.clone();
+        self.containers.borrow_mut().insert(id.clone(), record);
+
+        let log = Rc::new(LogState::new(logs.join(format!("{attempt}.log"))));
+        let stdin = io.stdin.clone();
+        let container_io = Rc::new(ContainerIo::new(stdin, container.stdin_once, container.tty));
+        let output = tokio::task::spawn_local(keep_log(
+            ProcessIo { stdin: None, ..io },
+            Rc::clone(&log),
+            Rc::clone(&container_io),
+        ));
+        let fallback =
+            container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        let message = bundle.join("termination-log");
+        let ended_log = Rc::clone(&log);
+        let exit: ExitFuture = Box::pin(async move {
+            let code = child.wait().await.unwrap_or(255);
+            let oom_killed = cgroup.oom_killed();
+            // What else runs in the container goes with its first process, and closes the pipes.
+            let _ = cgroup.kill();
+            let last = output.await.unwrap_or_default();
+            ended_log.end();
+            let message = read_message(&message)
+                .or_else(|| (fallback && code != 0 && !last.is_empty()).then_some(last));
+            Exit { code, oom_killed, message }
+        });
+        Ok(Instance { id, exit, io: Some(container_io), log: Some(log) })
+    }
+
+    fn terminate(&self, id: &str) {
+        if let Some(record) = self.containers.borrow().get(id)
+            && let Some(pid) = Pid::from_raw(record.pid)
+        {
+            // The child is not reaped before its exit is handled: the pid is still its own.
+            let _ = kill_process(pid, record.stop_signal);
+        }
+    }
+
+    fn kill(&self, id: &str) {
+        if let Some(record) = self.containers.borrow().get(id) {
+            let _ = record.cgroup.kill();
+        }
+    }
+
+    async fn remove(&self, id: &str) {
+        let Some(record) = self.containers.borrow_mut().remove(id) else { return };
+        // Killed processes leave their cgroup a moment later.
+        for _ in 0..100 {
+            match record.cgroup.remove() {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                }
+                _ => break,
+            }
+        }
+        self.discard(&record);
+    }
+
+    async fn release_pod(&self, pod: &PodContext) {
+        self.sandbox(pod).remove();
+        let _ = Cgroup::pod(pod.uid()).remove();
+        let run = self.directories.pod_run(pod.uid());
+        let _ = unmount(run.join("shm"), UnmountFlags::DETACH);
+        for volume in &pod.pod.spec.volumes {
+            let path = self.volume_path(pod.uid(), volume);
+            if path.starts_with(&run) {
+                let _ = unmount(&path, UnmountFlags::DETACH);
+            }
+        }
+        let _ = fs::remove_dir_all(run);
+    }
+
+    async fn forget_pod(&self, uid: &str) {
+        // The uid of a pod that is not known comes from the host unchecked.
+        if Path::new(uid).components().count() == 1 && uid != ".." && uid != "." {
+            let _ = fs::remove_dir_all(self.directories.pod_data(uid));
+        }
+    }
+}
+
+/// Logs what a container prints until it prints no more; returns its last words.
+async fn keep_log(io: ProcessIo, log: Rc<LogState>, container: Rc<ContainerIo>) -> String {
+    let writer = match LogWriter::new(&log) {
+        Ok(writer) => Some(RefCell::new(writer)),
+        Err(error) => {
+            eprintln!("agent: a container's log cannot be written: {error}");
+            None
+        }
+    };
+    let tail = RefCell::new(Vec::new());
+    let sink = |stream, bytes: &[u8]| {
+        if let Some(writer) = &writer {
+            // A full disk loses log lines, never the container.
+            let _ = writer.borrow_mut().write(stream, bytes);
+        }
+        container.publish(stream, bytes);
+        let mut tail = tail.borrow_mut();
+        tail.extend_from_slice(bytes);
+        let excess = tail.len().saturating_sub(MAX_MESSAGE / 2);
+        tail.drain(..excess);
+    };
+    // A stream that cannot be read has ended.
+    let _ = collect(&io, &sink).await;
+    if let Some(writer) = &writer {
+        let _ = writer.borrow_mut().finish();
+    }
+    String::from_utf8_lossy(&tail.borrow()).into_owned()
+}
+
+fn read_message(path: &Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(MAX_MESSAGE as u64).read_to_end(&mut bytes).ok()?;
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn tmpfs(at: &Path, options: &std::ffi::CStr) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount("tmpfs", at, "tmpfs", flags, Some(options))?)
+}
+
+/// 128 random bits, in hexadecimal.
+fn random_id() -> String {
+    let mut bytes = [0_u8; 16];
+    // The pool is ready: the kernel fills it before the agent starts, or the call waits.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An image's STOPSIGNAL: a name, with or without `SIG`, or a number.
+fn stop_signal(name: Option<&str>) -> Result<Signal, RuntimeError> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(Signal::TERM) };
+    let number = name.parse::<i32>().ok();
+    let named = || {
+        let name = name.to_ascii_uppercase();
+        let full = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+        full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    };
+    number
+        .or_else(named)
+        .and_then(Signal::from_named_raw)
+        .ok_or_else(|| RuntimeError::Config(format!("the image's STOPSIGNAL {name} is no signal")))
+}
