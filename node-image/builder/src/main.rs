@@ -1,0 +1,54 @@
+//! `bulkhead-node-image build`: builds the node image and prints where it is.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bulkhead_node_image::{BuildOptions, Progress, build};
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+#[derive(Parser)]
+#[command(version, about = "What a node boots: its kernel and root image")]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build what is missing or out of date, and print the paths.
+    Build {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let Action::Build { json } = Cli::parse().command;
+    let spinner = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")?;
+    let counting = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} ({elapsed})")?;
+    let bar = ProgressBar::no_length().with_style(spinner.clone());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let image = build(&BuildOptions::discover(), &mut |progress| match progress {
+        Progress::Step(step) => {
+            bar.set_style(spinner.clone());
+            bar.set_message(step.to_owned());
+        }
+        Progress::Parts { done, total } => {
+            bar.set_style(counting.clone());
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    });
+    bar.finish_and_clear();
+    let image = image.context("cannot build the node image")?;
+    if json {
+        println!("{}", serde_json::json!({ "kernel": image.kernel, "root": image.root }));
+    } else {
+        println!("kernel  {}\nroot    {}", image.kernel.display(), image.root.display());
+    }
+    Ok(())
+}
