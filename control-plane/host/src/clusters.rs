@@ -1,0 +1,535 @@
+//! The life of clusters: created, started, stopped, deleted, and repaired after a crash.
+//!
+//! The database says what is wanted, and every step towards it may be done twice. A create that
+//! did not end is rolled back, a delete that did not end is finished, a cluster that is meant to
+//! run is started with what still runs of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bulkhead_host_api::{ApiError, ClusterPhase, ClusterStatus, NodeRequest, NodeStatus};
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::address::{node_ip, node_mac};
+use crate::api_server::{self, ApiServer};
+use crate::config::{Checked, ClusterName, check_shape};
+use crate::daemon::Host;
+use crate::fault;
+use crate::kubelet::Kubelet;
+use crate::kubelet::client::Kube;
+use crate::memory::Memory;
+use crate::net::Network;
+use crate::process::{self, Process};
+use crate::progress::Reporter;
+use crate::state::{ClusterRow, NodeRow};
+use crate::vm::{Node, NodeState, Plan};
+
+/// How long a node may take until the cluster knows it as ready.
+const NODE_LIMIT: Duration = Duration::from_secs(180);
+
+/// Every cluster of the daemon.
+#[derive(Debug)]
+pub(crate) struct Clusters {
+    host: Arc<Host>,
+    /// Those that run.
+    running: Mutex<BTreeMap<ClusterName, Arc<Running>>>,
+    /// One per name, so that no two operations change a cluster at once.
+    locks: Mutex<HashMap<ClusterName, Arc<tokio::sync::Mutex<()>>>>,
+    /// From the look at free memory and ports until the row is written.
+    admission: tokio::sync::Mutex<()>,
+}
+
+/// What runs of a cluster.
+#[derive(Debug)]
+struct Running {
+    api_server: ApiServer,
+    kubelet: Kubelet,
+    network: Network,
+    nodes: Mutex<BTreeMap<u32, Arc<Node>>>,
+}
+
+impl Running {
+    fn nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    async fn stop(&self, gently: bool) {
+        let mut stops = JoinSet::new();
+        for node in self.nodes() {
+            stops.spawn(async move { node.stop(gently).await });
+        }
+        stops.join_all().await;
+        self.kubelet.stop(gently).await;
+        self.api_server.stop().await;
+    }
+}
+
+type Result<T> = std::result::Result<T, ApiError>;
+
+impl Clusters {
+    pub(crate) fn new(host: Arc<Host>) -> Arc<Self> {
+        Arc::new(Self {
+            host,
+            running: Mutex::default(),
+            locks: Mutex::default(),
+            admission: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Repairs what an earlier daemon left; clusters that are meant to run are started in the
+    /// background.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
+        let mut left = process::find(&self.host.home.clusters());
+        let clusters = self.host.state.clusters()?;
+        for (name, row) in &clusters {
+            match row.phase {
+                ClusterPhase::Creating | ClusterPhase::Deleting => {
+                    tracing::info!("removing cluster {name}, which is half made or half deleted");
+                    self.remove(name, take(&mut left, &self.host.home.cluster(name).path().into()))
+                        .await?;
+                }
+                ClusterPhase::Stopped => {}
+                ClusterPhase::Running => {
+                    let dir = self.host.home.cluster(name);
+                    let adopted = take(&mut left, &dir.path().to_owned());
+                    let (this, name, row) = (Arc::clone(self), name.clone(), row.clone());
+                    tokio::spawn(async move {
+                        let lock = this.lock(&name);
+                        let _guard = lock.lock().await;
+                        let (reporter, _receiver) = Reporter::new();
+                        if let Err(error) = this.launch(&name, &row, adopted, &reporter).await {
+                            tracing::error!("starting cluster {name}: {error}");
+                        }
+                    });
+                }
+            }
+        }
+        for (_, mut stray) in left {
+            stray.kill().await;
+        }
+        for entry in std::fs::read_dir(self.host.home.clusters()).into_iter().flatten().flatten() {
+            let known = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| ClusterName::parse(name).ok())
+                .is_some_and(|name| clusters.contains_key(&name));
+            if !known && let Err(error) = crate::home::remove_tree(&entry.path()) {
+                tracing::warn!("{}: {error}", entry.path().display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Every cluster, by name.
+    pub(crate) fn list(&self) -> Result<Vec<ClusterStatus>> {
+        let rows = self.host.state.clusters()?;
+        rows.into_iter().map(|(name, row)| self.status_of(&name, row)).collect()
+    }
+
+    pub(crate) fn status(&self, name: &ClusterName) -> Result<ClusterStatus> {
+        self.status_of(name, self.host.state.cluster(name)?)
+    }
+
+    fn status_of(&self, name: &ClusterName, row: ClusterRow) -> Result<ClusterStatus> {
+        let running = self.running(name);
+        let nodes = running.map(|running| running.nodes()).unwrap_or_default();
+        let nodes = self.host.state.nodes(name)?.into_iter().map(|row| {
+            let node = nodes.iter().find(|node| node.plan.name == row.name);
+            node_status(row, node.map(AsRef::as_ref))
+        });
+        Ok(ClusterStatus {
+            nodes: nodes.collect(),
+            phase: row.phase,
+            server: format!("https://127.0.0.1:{}", row.api_port),
+            created: row.created,
+            config: row.config,
+        })
+    }
+
+    pub(crate) fn kubeconfig(&self, name: &ClusterName) -> Result<String> {
+        self.host.state.cluster(name)?;
+        let path = self.host.home.cluster(name).kubeconfig();
+        std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                fault::conflict(format!("cluster {name} is still being created"))
+            }
+            _ => fault::internal(format!("{}: {error}", path.display())),
+        })
+    }
+
+    /// The file that a node's console goes to.
+    pub(crate) fn console(&self, name: &ClusterName, node: &str) -> Result<PathBuf> {
+        self.host.state.cluster(name)?;
+        self.known_node(name, node)?;
+        let running = self.running(name).map(|running| running.nodes()).unwrap_or_default();
+        running
+            .iter()
+            .find(|running| running.plan.name == node)
+            .map(|node| node.console())
+            .ok_or_else(|| fault::conflict(format!("node {node} is not running")))
+    }
+
+    /// Creates a cluster. A client that goes away before the end has it rolled back.
+    pub(crate) async fn create(&self, checked: Checked, progress: &Reporter) -> Result<Value> {
+        let name = checked.name.clone();
+        let lock = self.lock(&name);
+        let row = {
+            let _admission = self.admission.lock().await;
+            if self.host.state.cluster(&name).is_ok() {
+                return Err(fault::already_exists(format!("cluster {name} already exists")));
+            }
+            self.admit(&vec![checked.config.node.memory; checked.config.nodes as usize])?;
+            self.host.node_image().await?;
+            let port = free_port(checked.config.api_port)?;
+            let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            self.host.state.insert_cluster(&checked, port, &now)?;
+            self.host.state.cluster(&name)?
+        };
+        let _guard = lock.lock().await;
+        let made = tokio::select! {
+            made = self.launch(&name, &row, HashMap::new(), progress) => made,
+            () = progress.closed() => Err(fault::conflict("the client went away")),
+        };
+        if let Err(error) = made {
+            tracing::warn!("creating cluster {name}: {error}: rolling back");
+            let path = self.host.home.cluster(&name).path().to_owned();
+            self.remove(&name, process::find(&path)).await?;
+            return Err(error);
+        }
+        self.host.state.set_phase(&name, ClusterPhase::Running)?;
+        json(&self.status(&name)?)
+    }
+
+    /// Starts a stopped cluster; does nothing to one that runs.
+    pub(crate) async fn start(&self, name: &ClusterName, progress: &Reporter) -> Result<Value> {
+        let lock = self.lock(name);
+        let _guard = lock.lock().await;
+        let row = self.host.state.cluster(name)?;
+        if self.running(name).is_none() {
+            let wanted: Vec<u64> =
+                self.host.state.nodes(name)?.iter().map(|node| node.shape.memory).collect();
+            self.admit(&wanted)?;
+            self.host.state.set_phase(name, ClusterPhase::Running)?;
+            let started = self.launch(name, &row, HashMap::new(), progress).await;
+            if let Err(error) = started {
+                self.halt(name, false).await;
+                self.host.state.set_phase(name, ClusterPhase::Stopped)?;
+                return Err(error);
+            }
+        }
+        json(&self.status(name)?)
+    }
+
+    /// Stops a cluster; pods get their grace period.
+    pub(crate) async fn stop(&self, name: &ClusterName, progress: &Reporter) -> Result<Value> {
+        let lock = self.lock(name);
+        let _guard = lock.lock().await;
+        self.host.state.cluster(name)?;
+        self.host.state.set_phase(name, ClusterPhase::Stopped)?;
+        progress.step(format!("stopping cluster {name}"), 0, 0);
+        self.halt(name, true).await;
+        json(&self.status(name)?)
+    }
+
+    /// Deletes a cluster with all it has.
+    pub(crate) async fn delete(&self, name: &ClusterName, progress: &Reporter) -> Result<Value> {
+        let lock = self.lock(name);
+        let _guard = lock.lock().await;
+        self.host.state.cluster(name)?;
+        self.host.state.set_phase(name, ClusterPhase::Deleting)?;
+        progress.step(format!("deleting cluster {name}"), 0, 0);
+        let path = self.host.home.cluster(name).path().to_owned();
+        self.halt(name, false).await;
+        self.remove(name, process::find(&path)).await?;
+        Ok(Value::Null)
+    }
+
+    /// Adds nodes to a cluster, and boots them if it runs.
+    pub(crate) async fn add_nodes(
+        &self,
+        name: &ClusterName,
+        request: NodeRequest,
+        progress: &Reporter,
+    ) -> Result<Value> {
+        let lock = self.lock(name);
+        let _guard = lock.lock().await;
+        let row = self.host.state.cluster(name)?;
+        let shape = request.shape.unwrap_or_else(|| row.config.node.clone());
+        check_shape(&shape)?;
+        if request.count == 0 || request.count > crate::config::MAX_NODES {
+            return Err(fault::invalid(format!("count: {} is out of range", request.count)));
+        }
+        let added = {
+            let _admission = self.admission.lock().await;
+            self.admit(&vec![shape.memory; request.count as usize])?;
+            self.host.state.add_nodes(name, &shape, request.count)?
+        };
+        if let Some(running) = self.running(name) {
+            let result = self.boot(name, &row, &running, &added, HashMap::new(), progress).await;
+            if let Err(error) = result {
+                for node in &added {
+                    self.drop_node(name, node).await?;
+                }
+                return Err(error);
+            }
+        }
+        json(&added.iter().map(|node| node.name.clone()).collect::<Vec<_>>())
+    }
+
+    /// Removes a node, its pods with it.
+    pub(crate) async fn remove_node(
+        &self,
+        name: &ClusterName,
+        node: &str,
+        progress: &Reporter,
+    ) -> Result<Value> {
+        let lock = self.lock(name);
+        let _guard = lock.lock().await;
+        self.host.state.cluster(name)?;
+        let row = self.known_node(name, node)?;
+        self.host.state.mark_removing(name, node)?;
+        progress.step(format!("removing node {node}"), 0, 0);
+        self.drop_node(name, &row).await?;
+        Ok(Value::Null)
+    }
+
+    /// Ends every cluster's processes; they start again with the daemon.
+    pub(crate) async fn stop_all(&self, progress: &Reporter) {
+        let names: Vec<_> = {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.keys().cloned().collect()
+        };
+        for name in names {
+            progress.step(format!("stopping cluster {name}"), 0, 0);
+            let lock = self.lock(&name);
+            let _guard = lock.lock().await;
+            self.halt(&name, true).await;
+        }
+    }
+
+    /// Brings a cluster to life: everything of it that is not there yet.
+    async fn launch(
+        &self,
+        name: &ClusterName,
+        row: &ClusterRow,
+        mut adopted: HashMap<PathBuf, Process>,
+        progress: &Reporter,
+    ) -> Result<()> {
+        let dir = self.host.home.cluster(name);
+        progress.step("making certificates", 0, 0);
+        api_server::init(&self.host, name, &dir, row.api_port).await?;
+        let network = Network::new(name);
+        network.ensure().await?;
+        progress.step("starting the API server", 0, 0);
+        let kube = Kube::new(row.api_port, &dir.pki()).map_err(fault::internal)?;
+        let server = adopted.remove(dir.path());
+        let api_server =
+            ApiServer::start(Arc::clone(&self.host), dir.clone(), row.api_port, server);
+        let ready = api_server.ready(&kube).await;
+        let kubelet = match ready {
+            Ok(()) => Kubelet::start(Arc::clone(&self.host), name.clone(), &dir.pki(), kube).await,
+            Err(error) => Err(error),
+        };
+        let kubelet = match kubelet {
+            Ok(kubelet) => kubelet,
+            Err(error) => {
+                api_server.stop().await;
+                return Err(error);
+            }
+        };
+        let running = Arc::new(Running { api_server, kubelet, network, nodes: Mutex::default() });
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.clone(), Arc::clone(&running));
+        let (removing, nodes): (Vec<_>, Vec<_>) =
+            self.host.state.nodes(name)?.into_iter().partition(|node| node.removing);
+        for node in removing {
+            self.drop_node(name, &node).await?;
+        }
+        self.boot(name, row, &running, &nodes, adopted, progress).await
+    }
+
+    /// Starts nodes, and waits until the cluster knows them as ready.
+    async fn boot(
+        &self,
+        name: &ClusterName,
+        row: &ClusterRow,
+        running: &Running,
+        nodes: &[NodeRow],
+        mut adopted: HashMap<PathBuf, Process>,
+        progress: &Reporter,
+    ) -> Result<()> {
+        let pods = Checked::new(row.config.clone())?.pods;
+        let total = nodes.len() as u64;
+        progress.step(format!("booting {total} nodes"), 0, total);
+        let mut waits = JoinSet::new();
+        for node in nodes {
+            let ip = node_ip(node.index);
+            let plan = Plan {
+                cluster: name.clone(),
+                name: node.name.clone(),
+                index: node.index,
+                shape: node.shape.clone(),
+                dir: self.host.home.cluster(name).node(&node.name),
+                ip,
+                mac: node_mac(ip),
+                pods: pods.node(node.index),
+            };
+            let process = adopted.remove(&plan.dir);
+            let node = Node::start(plan, Arc::clone(&self.host), running.network.clone(), process);
+            running
+                .nodes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(node.plan.index, Arc::clone(&node));
+            let ready = running.kubelet.add_node(Arc::clone(&node));
+            waits.spawn(async move { (node.plan.name.clone(), wait_ready(&node, ready).await) });
+        }
+        let mut done = 0;
+        while let Some(waited) = waits.join_next().await {
+            let (node, result) = waited.map_err(fault::internal)?;
+            result.map_err(|error| {
+                fault::internal(format!("node {node} did not come up: {}", error.message))
+            })?;
+            done += 1;
+            progress.step(format!("node {node} is ready"), done, total);
+        }
+        Ok(())
+    }
+
+    async fn drop_node(&self, name: &ClusterName, row: &NodeRow) -> Result<()> {
+        if let Some(running) = self.running(name) {
+            let node =
+                running.nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(&row.index);
+            if let Some(node) = node {
+                node.stop(false).await;
+            }
+            running.kubelet.remove_node(&row.name).await;
+        }
+        let dir = self.host.home.cluster(name).node(&row.name);
+        for (_, mut left) in process::find(&dir) {
+            left.kill().await;
+        }
+        crate::home::remove_tree(&dir)
+            .map_err(|error| fault::internal(format!("{}: {error}", dir.display())))?;
+        self.host.state.remove_node(name, &row.name)
+    }
+
+    /// Ends what runs of a cluster.
+    async fn halt(&self, name: &ClusterName, gently: bool) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(running) = running {
+            running.stop(gently).await;
+        }
+        if let Err(error) = Network::new(name).remove() {
+            tracing::warn!("cluster {name}: {error}");
+        }
+    }
+
+    /// Removes all that there is of a cluster, then its row.
+    async fn remove(&self, name: &ClusterName, left: HashMap<PathBuf, Process>) -> Result<()> {
+        self.halt(name, false).await;
+        for (_, mut process) in left {
+            process.kill().await;
+        }
+        let dir = self.host.home.cluster(name);
+        crate::home::remove_tree(dir.path())
+            .map_err(|error| fault::internal(format!("{}: {error}", dir.path().display())))?;
+        self.host.state.remove_cluster(name)
+    }
+
+    /// Refuses nodes that the host's memory does not suffice for.
+    fn admit(&self, wanted: &[u64]) -> Result<()> {
+        let mut promised = Vec::new();
+        for (name, row) in self.host.state.clusters()? {
+            if matches!(row.phase, ClusterPhase::Running | ClusterPhase::Creating) {
+                promised.extend(self.host.state.nodes(&name)?.iter().map(|n| n.shape.memory));
+            }
+        }
+        Memory::read()?.admit(wanted, &promised)
+    }
+
+    fn known_node(&self, name: &ClusterName, node: &str) -> Result<NodeRow> {
+        let nodes = self.host.state.nodes(name)?;
+        nodes
+            .into_iter()
+            .find(|row| row.name == node)
+            .ok_or_else(|| fault::not_found(format!("cluster {name} has no node {node}")))
+    }
+
+    fn running(&self, name: &ClusterName) -> Option<Arc<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn lock(&self, name: &ClusterName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(name.clone()).or_default())
+    }
+}
+
+/// Takes what serves `dir` or a directory below it out of `left`.
+fn take(left: &mut HashMap<PathBuf, Process>, dir: &PathBuf) -> HashMap<PathBuf, Process> {
+    left.extract_if(|owner, _| owner.starts_with(dir)).collect()
+}
+
+async fn wait_ready(
+    node: &Node,
+    ready: tokio::sync::oneshot::Receiver<()>,
+) -> std::result::Result<(), ApiError> {
+    let mut state = node.state();
+    let down = state.wait_for(|state| matches!(state, NodeState::Down(_)));
+    let waited = async {
+        tokio::select! {
+            down = down => match down.as_deref() {
+                Ok(NodeState::Down(why)) => Err(fault::internal(why)),
+                _ => Err(fault::internal("its supervision ended")),
+            },
+            ready = ready => ready.map_err(|_| fault::internal("it was removed")),
+        }
+    };
+    let seconds = NODE_LIMIT.as_secs();
+    timeout(NODE_LIMIT, waited).await.unwrap_or_else(|_| {
+        Err(fault::internal(format!("not ready within {seconds} s; see its console")))
+    })
+}
+
+fn node_status(row: NodeRow, node: Option<&Node>) -> NodeStatus {
+    let (phase, message) = match node.map(|node| node.state().borrow().clone()) {
+        None | Some(NodeState::Stopped) => ("Stopped", None),
+        Some(NodeState::Starting) => ("Starting", None),
+        Some(NodeState::Up(_)) => ("Ready", None),
+        Some(NodeState::Down(why)) => ("NotReady", Some(why)),
+    };
+    NodeStatus {
+        ip: node_ip(row.index),
+        name: row.name,
+        shape: row.shape,
+        phase: phase.to_owned(),
+        pid: node.and_then(Node::pid),
+        message,
+    }
+}
+
+/// The wanted port if nothing listens there, else a free one.
+fn free_port(wanted: Option<u16>) -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", wanted.unwrap_or(0))).map_err(|error| {
+        let port = wanted.unwrap_or(0);
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => fault::conflict(format!(
+                "port {port} on 127.0.0.1 is in use: name another as apiPort, or none"
+            )),
+            _ => fault::invalid(format!("port {port} on 127.0.0.1: {error}")),
+        }
+    })?;
+    listener.local_addr().map(|address| address.port()).map_err(fault::internal)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Value> {
+    serde_json::to_value(value).map_err(fault::internal)
+}

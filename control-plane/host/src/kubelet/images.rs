@@ -1,0 +1,231 @@
+//! A pod's images: found or pulled by its containers' policies, their layers attached to its node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bulkhead_agent_protocol::ContainerImage;
+use bulkhead_images::{Image, PullOptions, Reason};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Context, events};
+use crate::vm::{Node, Up};
+
+/// A failed pull is tried again after 10 s, 20 s … up to this.
+const FIRST_BACKOFF: Duration = Duration::from_secs(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+
+/// Why a container's image is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub(super) struct ImageError {
+    pub(super) container: String,
+    pub(super) image: String,
+    kind: Kind,
+    problem: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pull,
+    NeverPull,
+    BadName,
+    /// The image is there, but not on the node.
+    Attach,
+}
+
+impl ImageError {
+    /// Whether trying again changes nothing before the user does something.
+    pub(super) const fn is_permanent(&self) -> bool {
+        matches!(self.kind, Kind::NeverPull | Kind::BadName)
+    }
+}
+
+/// When a pod's images are tried again.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    delay: Duration,
+    until: Option<Instant>,
+    failures: u32,
+}
+
+impl Backoff {
+    /// Until when nothing is to be tried, if there is such a time.
+    pub(super) fn waits(&self) -> Option<Instant> {
+        self.until.filter(|until| *until > Instant::now())
+    }
+
+    /// Notes a failure; the time of the next try.
+    pub(super) fn failed(&mut self, permanent: bool) -> Instant {
+        self.failures += 1;
+        self.delay = if permanent {
+            MAX_BACKOFF
+        } else {
+            (self.delay * 2).clamp(FIRST_BACKOFF, MAX_BACKOFF)
+        };
+        let until = Instant::now() + self.delay;
+        self.until = Some(until);
+        until
+    }
+
+    /// What the container waits for.
+    pub(super) const fn reason(&self, error: &ImageError) -> &'static str {
+        match error.kind {
+            Kind::NeverPull => "ErrImageNeverPull",
+            Kind::BadName => "InvalidImageName",
+            Kind::Attach => "CreateContainerError",
+            Kind::Pull if self.failures > 1 => "ImagePullBackOff",
+            Kind::Pull => "ErrImagePull",
+        }
+    }
+}
+
+/// Every container's image, its layers attached to the node, by container name.
+pub(super) async fn ensure(
+    context: &Context,
+    node: &Node,
+    up: &Up,
+    pod: &Value,
+) -> Result<BTreeMap<String, ContainerImage>, ImageError> {
+    let mut images = BTreeMap::new();
+    for list in ["/spec/initContainers", "/spec/containers"] {
+        for container in pod.pointer(list).and_then(Value::as_array).into_iter().flatten() {
+            let text = |field: &str| container.get(field).and_then(Value::as_str);
+            let name = text("name").unwrap_or_default();
+            let reference = text("image").unwrap_or_default();
+            let failed = |kind, problem: String| ImageError {
+                container: name.to_owned(),
+                image: reference.to_owned(),
+                kind,
+                problem,
+            };
+            let policy = Policy::of(text("imagePullPolicy"), reference);
+            let image = obtain(context, pod, reference, policy)
+                .await
+                .map_err(|(kind, problem)| failed(kind, problem))?;
+            let mut layers = Vec::with_capacity(image.layers.len());
+            for layer in &image.layers {
+                let digest = layer.diff_id.to_string();
+                let partition = node
+                    .attach_layer(up, &digest, &layer.path, layer.size)
+                    .await
+                    .map_err(|error| failed(Kind::Attach, error.message))?;
+                layers.push(partition);
+            }
+            images.insert(
+                name.to_owned(),
+                ContainerImage {
+                    reference: reference.to_owned(),
+                    id: image.id.to_string(),
+                    layers,
+                    config: image.config,
+                },
+            );
+        }
+    }
+    Ok(images)
+}
+
+/// `v1.PullPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl Policy {
+    /// As named, else as Kubernetes defaults it: `Always` for the tag `latest`.
+    fn of(named: Option<&str>, reference: &str) -> Self {
+        match named {
+            Some("Always") => Self::Always,
+            Some("IfNotPresent") => Self::IfNotPresent,
+            Some("Never") => Self::Never,
+            _ => {
+                let last = reference.rsplit('/').next().unwrap_or(reference);
+                let pinned = last.contains('@')
+                    || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
+                if pinned { Self::IfNotPresent } else { Self::Always }
+            }
+        }
+    }
+}
+
+async fn obtain(
+    context: &Context,
+    pod: &Value,
+    reference: &str,
+    policy: Policy,
+) -> Result<Image, (Kind, String)> {
+    let store = &context.host.images;
+    let classed = |error: bulkhead_images::Error| match error.reason() {
+        Reason::InvalidImageName => (Kind::BadName, error.to_string()),
+        _ => (Kind::Pull, error.to_string()),
+    };
+    if policy != Policy::Always {
+        if let Some(image) = store.resolve(reference).await.map_err(classed)? {
+            return Ok(image);
+        }
+        if policy == Policy::Never {
+            let problem =
+                format!("Container image {reference:?} is not present with pull policy of Never");
+            return Err((Kind::NeverPull, problem));
+        }
+    }
+    let message = format!("Pulling image {reference:?}");
+    events::pod(context, pod, "Normal", "Pulling", &message).await;
+    let began = Instant::now();
+    match store.pull(reference, PullOptions::default(), None).await {
+        Ok(image) => {
+            let message = format!(
+                "Successfully pulled image {reference:?} in {} ms. Image size: {} bytes.",
+                began.elapsed().as_millis(),
+                image.size()
+            );
+            events::pod(context, pod, "Normal", "Pulled", &message).await;
+            Ok(image)
+        }
+        Err(error) => {
+            let message = format!("Failed to pull image {reference:?}: {error}");
+            events::pod(context, pod, "Warning", "Failed", &message).await;
+            Err(classed(error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latest_is_pulled_always_unless_the_pod_says_otherwise() {
+        for reference in ["busybox", "busybox:latest", "127.0.0.1:5000/busybox"] {
+            assert_eq!(Policy::of(None, reference), Policy::Always, "{reference}");
+            assert_eq!(Policy::of(Some("Never"), reference), Policy::Never);
+        }
+        for reference in ["busybox:1", "127.0.0.1:5000/b:1", "b@sha256:00"] {
+            assert_eq!(Policy::of(None, reference), Policy::IfNotPresent, "{reference}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pulls_back_off_and_say_so() {
+        let error = ImageError {
+            container: "c".into(),
+            image: "i".into(),
+            kind: Kind::Pull,
+            problem: "no".into(),
+        };
+        let mut backoff = Backoff::default();
+        assert!(backoff.waits().is_none());
+        for seconds in [10, 20, 40, 80, 160, 300, 300] {
+            let until = backoff.failed(false);
+            assert_eq!((until - Instant::now()).as_secs(), seconds);
+            assert_eq!(backoff.waits(), Some(until));
+        }
+        assert_eq!(backoff.reason(&error), "ImagePullBackOff");
+        let mut backoff = Backoff::default();
+        backoff.failed(false);
+        assert_eq!(backoff.reason(&error), "ErrImagePull");
+    }
+}

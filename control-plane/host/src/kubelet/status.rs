@@ -1,0 +1,270 @@
+//! `v1.PodStatus`: what the agent says, what only the host knows, and what holds while no agent
+//! says anything. Every function makes a merge patch.
+
+use std::net::Ipv4Addr;
+use std::time::SystemTime;
+
+use bulkhead_agent_protocol::PodStatus;
+use bulkhead_agent_protocol::status::{ContainerStatus, PodPhase};
+use serde_json::{Value, json};
+
+/// An agent's status as the API has it.
+pub(super) fn patch(
+    object: &Value,
+    status: &PodStatus,
+    host_ip: Ipv4Addr,
+    pod_ip: Option<Ipv4Addr>,
+) -> Value {
+    let mut patch = serde_json::to_value(status).unwrap_or_default();
+    if let Some(fields) = patch.as_object_mut() {
+        fields.remove("uid");
+        // Absent in the agent's status means not set, which a merge patch says with null.
+        for field in ["reason", "message"] {
+            fields.entry(field).or_insert(Value::Null);
+        }
+        let mut conditions = vec![scheduled(object)];
+        if let Some(Value::Array(of_agent)) = fields.remove("conditions") {
+            conditions.extend(of_agent);
+        }
+        fields.insert("conditions".into(), conditions.into());
+        fields.insert("hostIP".into(), host_ip.to_string().into());
+        fields.insert("hostIPs".into(), json!([{"ip": host_ip.to_string()}]));
+        if let Some(ip) = pod_ip {
+            fields.insert("podIP".into(), ip.to_string().into());
+            fields.insert("podIPs".into(), json!([{"ip": ip.to_string()}]));
+        }
+    }
+    json!({ "status": patch })
+}
+
+/// The scheduler's condition, which a patch of the list must carry on.
+fn scheduled(object: &Value) -> Value {
+    condition_of(object, "PodScheduled").cloned().unwrap_or_else(
+        || json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now()}),
+    )
+}
+
+fn condition_of<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    conditions.iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Whether the API has a pod as ended.
+pub(super) fn is_terminal(object: &Value) -> bool {
+    let phase = object.pointer("/status/phase").and_then(Value::as_str);
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The status that an earlier boot's agent reported, as the API has it.
+pub(super) fn from_object(object: &Value, uid: &str) -> Option<PodStatus> {
+    let status = object.get("status")?;
+    status.get("containerStatuses")?;
+    let mut status: PodStatus = serde_json::from_value(status.clone()).ok()?;
+    uid.clone_into(&mut status.uid);
+    Some(status)
+}
+
+/// A pod that no node will ever run.
+pub(super) fn failed(object: &Value, reason: &str, message: &str) -> Value {
+    json!({"status": {
+        "phase": "Failed",
+        "reason": reason,
+        "message": message,
+        "startTime": object.pointer("/status/startTime").cloned().unwrap_or_else(|| now().into()),
+        "conditions": [scheduled(object)],
+    }})
+}
+
+/// A pod one of whose containers, `container`, waits for `reason`, and the others with it.
+pub(super) fn waiting(object: &Value, container: &str, reason: &str, message: &str) -> Value {
+    let statuses = |list: &str, other: &str| -> Value {
+        let containers = object.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+        let status = |spec: &Value| {
+            let name = spec.get("name").cloned().unwrap_or_default();
+            let waiting = if name.as_str() == Some(container) {
+                json!({"reason": reason, "message": message})
+            } else {
+                json!({ "reason": other })
+            };
+            json!({
+                "name": name,
+                "image": spec.get("image").cloned().unwrap_or_default(),
+                "imageID": "",
+                "ready": false,
+                "started": false,
+                "restartCount": 0,
+                "state": {"waiting": waiting},
+                "lastState": {},
+            })
+        };
+        containers.into_iter().flatten().map(status).collect()
+    };
+    let since = |kind: &str| {
+        condition_of(object, kind)
+            .filter(|c| c.get("status").and_then(Value::as_str) == Some("False"))
+            .and_then(|c| c.get("lastTransitionTime").cloned())
+            .unwrap_or_else(|| now().into())
+    };
+    let not_ready = |kind: &str| {
+        json!({
+            "type": kind,
+            "status": "False",
+            "reason": "ContainersNotReady",
+            "message": format!("containers with unready status: [{container}]"),
+            "lastTransitionTime": since(kind),
+        })
+    };
+    let inits = statuses("initContainers", "PodInitializing");
+    let mut status = json!({
+        "phase": "Pending",
+        "startTime": object.pointer("/status/startTime").cloned().unwrap_or_else(|| now().into()),
+        "conditions": [scheduled(object), not_ready("Ready"), not_ready("ContainersReady")],
+        "containerStatuses": statuses("containers", "ContainerCreating"),
+    });
+    if inits.as_array().is_some_and(|inits| !inits.is_empty()) {
+        status["initContainerStatuses"] = inits;
+    }
+    json!({ "status": status })
+}
+
+/// A pod whose node is lost: not ready. `None` if it was not anyway.
+pub(super) fn lost(object: &Value, why: &str) -> Option<Value> {
+    if is_terminal(object) {
+        return None;
+    }
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    let mut changed = false;
+    let conditions: Vec<Value> = conditions
+        .iter()
+        .map(|condition| {
+            let field = |name: &str| condition.get(name).and_then(Value::as_str);
+            if matches!(field("type"), Some("Ready" | "ContainersReady"))
+                && field("status") == Some("True")
+            {
+                changed = true;
+                let mut condition = condition.clone();
+                condition["status"] = "False".into();
+                condition["reason"] = "NodeNotReady".into();
+                condition["message"] = format!("the pod's node failed: {why}").into();
+                condition["lastTransitionTime"] = now().into();
+                condition
+            } else {
+                condition.clone()
+            }
+        })
+        .collect();
+    changed.then(|| {
+        let mut statuses =
+            object.pointer("/status/containerStatuses").cloned().unwrap_or(json!([]));
+        for status in statuses.as_array_mut().into_iter().flatten() {
+            status["ready"] = false.into();
+        }
+        json!({"status": {"conditions": conditions, "containerStatuses": statuses}})
+    })
+}
+
+/// The names of a pod's containers that run, as the API has them.
+pub(super) fn running_containers(object: &Value) -> Vec<String> {
+    let statuses = object.pointer("/status/containerStatuses").and_then(Value::as_array);
+    let runs = |status: &&Value| status.pointer("/state/running").is_some();
+    let name = |status: &Value| status.get("name")?.as_str().map(str::to_owned);
+    statuses.into_iter().flatten().filter(runs).filter_map(name).collect()
+}
+
+/// What happened to containers between two reports: type, reason and message of events.
+pub(super) fn news(
+    before: Option<&PodStatus>,
+    now: &PodStatus,
+) -> Vec<(&'static str, &'static str, String)> {
+    let all = |status: &PodStatus| -> Vec<ContainerStatus> {
+        status.init_container_statuses.iter().chain(&status.container_statuses).cloned().collect()
+    };
+    let old = before.map(all).unwrap_or_default();
+    let mut news = Vec::new();
+    for container in all(now) {
+        let name = &container.name;
+        let was = old.iter().find(|old| old.name == *name);
+        let is_new = was.is_none_or(|was| was.container_id != container.container_id);
+        let ran = container.state.running.is_some() || container.state.terminated.is_some();
+        // The first report to a new daemon is no news.
+        if is_new && ran && (before.is_some() || now.phase == PodPhase::Pending) {
+            news.push(("Normal", "Created", format!("Created container: {name}")));
+            news.push(("Normal", "Started", format!("Started container {name}")));
+        }
+        let waits = |status: &ContainerStatus| {
+            status.state.waiting.as_ref().map(|w| (w.reason.clone(), w.message.clone()))
+        };
+        if let Some((reason, message)) = waits(&container)
+            && was.and_then(waits).is_none_or(|(was, _)| was != reason)
+        {
+            let message = message.unwrap_or_else(|| reason.clone());
+            match reason.as_str() {
+                "CrashLoopBackOff" => news.push(("Warning", "BackOff", message)),
+                "CreateContainerError" | "RunContainerError" | "CreateContainerConfigError" => {
+                    news.push(("Warning", "Failed", format!("Error: {message}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod() -> Value {
+        json!({
+            "metadata": {"name": "p", "namespace": "default", "uid": "u"},
+            "spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]},
+            "status": {"conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "then"},
+                {"type": "Ready", "status": "True", "lastTransitionTime": "then"},
+            ]},
+        })
+    }
+
+    #[test]
+    fn the_schedulers_condition_survives_the_agents() {
+        let agent: PodStatus = serde_json::from_value(json!({
+            "uid": "u", "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "now"}],
+        }))
+        .unwrap();
+        let ip = Ipv4Addr::new(10, 244, 1, 1);
+        let patch = patch(&pod(), &agent, Ipv4Addr::new(10, 88, 0, 1), Some(ip));
+        let status = &patch["status"];
+        assert_eq!(status["conditions"][0]["lastTransitionTime"], "then");
+        assert_eq!(status["conditions"][1]["type"], "Ready");
+        assert_eq!(
+            (&status["podIP"], &status["hostIP"]),
+            (&json!("10.244.1.1"), &json!("10.88.0.1"))
+        );
+        assert_eq!(status["reason"], Value::Null);
+        assert!(status.get("uid").is_none());
+    }
+
+    #[test]
+    fn the_container_that_waits_is_told_from_the_others() {
+        let patch = waiting(&pod(), "b", "ErrImagePull", "no such image");
+        let statuses = &patch["status"]["containerStatuses"];
+        assert_eq!(statuses[0]["state"]["waiting"]["reason"], "ContainerCreating");
+        assert_eq!(statuses[1]["state"]["waiting"]["reason"], "ErrImagePull");
+        assert_eq!(patch["status"]["phase"], "Pending");
+    }
+
+    #[test]
+    fn a_lost_nodes_pod_is_not_ready_once() {
+        let patch = lost(&pod(), "exit code 3").unwrap();
+        let ready = &patch["status"]["conditions"][1];
+        assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("NodeNotReady")));
+        let mut again = pod();
+        again["status"]["conditions"] = patch["status"]["conditions"].clone();
+        assert_eq!(lost(&again, "exit code 3"), None);
+    }
+}

@@ -1,0 +1,260 @@
+//! A node's monitor process: started with everything it uses as open files.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead_agent_protocol::AttachRange;
+
+use bulkhead_host_api::{ApiError, NodeShape};
+use bulkhead_vmm_api::{
+    ConsoleConfig, DiskConfig, FileSource, NetConfig, RangeConfig, VmConfig, VsockConfig,
+};
+use command_fds::{CommandFdExt as _, FdMapping};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tokio::process::Command;
+
+use super::ranges::DISK_SIZE;
+use super::socket::SocketDir;
+use crate::fault;
+use crate::node_image::NodeImage;
+use crate::process::Process;
+
+/// The guest's vsock address; every monitor is a world of its own.
+const GUEST_CID: u32 = 3;
+
+/// What every node's kernel is told. Nothing of it names the node.
+const CMDLINE: &str = "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/agent \
+     reboot=k panic=1 nomodule 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd \
+     swiotlb=noforce quiet";
+
+/// The largest IP packet on the nodes' network.
+pub(super) const MTU: u16 = 1500;
+
+/// The monitor's exit code for a guest that rebooted.
+const RESET_EXIT_CODE: i32 = 10;
+
+/// How long the monitor may take over a request.
+const MONITOR_LIMIT: Duration = Duration::from_secs(10);
+
+/// The files in a node's directory.
+pub(super) const VMM_SOCKET: &str = "vmm.sock";
+pub(super) const VSOCK_SOCKET: &str = "vsock.sock";
+pub(super) const SCRATCH: &str = "scratch.img";
+pub(super) const CONSOLE: &str = "console.log";
+pub(super) const VMM_LOG: &str = "vmm.log";
+
+/// What a monitor is started with.
+pub(super) struct Start<'a> {
+    pub(super) program: &'a Path,
+    pub(super) image: &'a NodeImage,
+    pub(super) dir: &'a Path,
+    pub(super) shape: &'a NodeShape,
+    pub(super) mac: &'a str,
+    pub(super) tap: OwnedFd,
+}
+
+/// The files to hand over, numbered from 3 on in the child.
+#[derive(Default)]
+struct Files(Vec<FdMapping>);
+
+impl Files {
+    fn add(&mut self, file: impl Into<OwnedFd>) -> i32 {
+        let child_fd = 3 + i32::try_from(self.0.len()).unwrap_or(i32::MAX - 3);
+        self.0.push(FdMapping { parent_fd: file.into(), child_fd });
+        child_fd
+    }
+}
+
+/// Starts the monitor; the guest boots at once.
+pub(super) fn start(what: Start<'_>) -> Result<Process, ApiError> {
+    let sockets = SocketDir::open(what.dir).map_err(|error| failed(what.dir, &error))?;
+    let mut files = Files::default();
+    let config = config(&what, &sockets, &mut files)?;
+    let config_fd = files.add(in_memory(&config).map_err(|error| failed(what.dir, &error))?);
+    let api = sockets.listen(VMM_SOCKET).map_err(|error| failed(what.dir, &error))?;
+    let api_fd = files.add(api);
+    let mut command = Command::new(what.program);
+    command
+        .arg("--config-fd")
+        .arg(config_fd.to_string())
+        .arg("--api-fd")
+        .arg(api_fd.to_string())
+        .env_clear()
+        .current_dir("/");
+    command
+        .as_std_mut()
+        .fd_mappings(files.0)
+        .map_err(|error| fault::internal(format!("the monitor's files: {error}")))?;
+    Process::start(command, what.dir, &what.dir.join(VMM_LOG))
+        .map_err(|error| failed(what.program, &error))
+}
+
+fn config(what: &Start<'_>, sockets: &SocketDir, files: &mut Files) -> Result<VmConfig, ApiError> {
+    let open = |path: &Path| File::open(path).map_err(|error| failed(path, &error));
+    let scratch = what.dir.join(SCRATCH);
+    let scratch = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&scratch)
+        .map_err(|error| failed(&scratch, &error))?;
+    let console = what.dir.join(CONSOLE);
+    let console = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&console)
+        .map_err(|error| failed(&console, &error))?;
+    let vsock = sockets.listen(VSOCK_SOCKET).map_err(|error| failed(what.dir, &error))?;
+    let disk = |id: &str, read_only, file| DiskConfig {
+        id: id.to_owned(),
+        size: None,
+        read_only,
+        ranges: vec![RangeConfig { offset: 0, length: None, file: FileSource::Fd(file) }],
+    };
+    Ok(VmConfig {
+        cpus: what.shape.cpus,
+        memory: what.shape.memory,
+        kernel: FileSource::Fd(files.add(open(&what.image.kernel)?)),
+        initrd: None,
+        cmdline: CMDLINE.to_owned(),
+        disks: vec![
+            disk("root", true, files.add(open(&what.image.root)?)),
+            DiskConfig {
+                id: "images".to_owned(),
+                size: Some(DISK_SIZE),
+                read_only: true,
+                ranges: Vec::new(),
+            },
+            disk("scratch", false, files.add(scratch)),
+        ],
+        nets: vec![NetConfig {
+            id: "eth0".to_owned(),
+            tap: FileSource::Fd(files.add(what.tap.try_clone().map_err(|e| failed(what.dir, &e))?)),
+            mac: what.mac.to_owned(),
+            mtu: Some(MTU),
+        }],
+        vsock: Some(VsockConfig {
+            cid: GUEST_CID,
+            listener: FileSource::Fd(files.add(vsock)),
+            guest_connections: None,
+        }),
+        console: ConsoleConfig::File(FileSource::Fd(files.add(console))),
+    })
+}
+
+fn in_memory(config: &VmConfig) -> io::Result<File> {
+    let mut file = File::from(memfd_create("vm-config", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(config)?)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn failed(path: &Path, error: &io::Error) -> ApiError {
+    let message = format!("{}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull => fault::insufficient(message),
+        _ => fault::internal(message),
+    }
+}
+
+/// The last line that the monitor wrote: why it ended.
+pub(super) fn last_line(dir: &Path) -> Option<String> {
+    const TAIL: u64 = 4096;
+    let mut file = File::open(dir.join(VMM_LOG)).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    Some(tail.lines().rev().find(|line| !line.trim().is_empty())?.trim().to_owned())
+}
+
+/// How a node's run ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// As was wanted.
+    Asked,
+    /// The guest rebooted.
+    Reset,
+    /// Otherwise; why, in one line.
+    Failed(String),
+}
+
+/// What became of a monitor that ended by itself.
+pub(super) fn end(dir: &Path, status: Option<std::process::ExitStatus>) -> End {
+    use std::os::unix::process::ExitStatusExt as _;
+    if status.and_then(|status| status.code()) == Some(RESET_EXIT_CODE) {
+        return End::Reset;
+    }
+    let how = match status {
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("the monitor ended with exit code {code}"),
+            (None, Some(signal)) => format!("the monitor was ended by signal {signal}"),
+            (None, None) => "the monitor ended".to_owned(),
+        },
+        None => "the monitor ended".to_owned(),
+    };
+    End::Failed(match last_line(dir) {
+        Some(line) => format!("{how}: {line}"),
+        None => how,
+    })
+}
+
+/// Adds a range to the `images` disk of the monitor behind `socket`. One that it has already is
+/// no error.
+pub(super) async fn add_range(
+    socket: PathBuf,
+    range: AttachRange,
+    file: File,
+) -> Result<(), ApiError> {
+    let body =
+        RangeConfig { offset: range.offset, length: Some(range.length), file: FileSource::Fd(0) };
+    let added = tokio::task::spawn_blocking(move || put_range(&socket, &body, &file)).await;
+    match added {
+        Ok(Ok(200..=299 | 409)) => Ok(()),
+        Ok(Ok(status)) => {
+            Err(fault::internal(format!("the monitor refused a layer: HTTP {status}")))
+        }
+        Ok(Err(error)) => {
+            Err(fault::internal(format!("asking the monitor to add a layer: {error}")))
+        }
+        Err(error) => Err(fault::internal(error)),
+    }
+}
+
+/// `PUT /disks/images/ranges` with the file as `SCM_RIGHTS` on the first byte; the HTTP status.
+fn put_range(socket: &Path, body: &RangeConfig, file: &File) -> io::Result<u16> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(MONITOR_LIMIT))?;
+    stream.set_write_timeout(Some(MONITOR_LIMIT))?;
+    let body = serde_json::to_vec(body)?;
+    let mut request = format!(
+        "PUT /disks/images/ranges HTTP/1.1\r\nHost: vmm\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(&body);
+    let sent = sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(&request)],
+        &[ControlMessage::ScmRights(&[file.as_raw_fd()])],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    stream.write_all(request.get(sent..).unwrap_or_default())?;
+    // `HTTP/1.1 204`
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    std::str::from_utf8(&answer)
+        .ok()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.parse().ok())
+        .ok_or_else(|| io::Error::other("an answer that is not HTTP"))
+}
