@@ -91,6 +91,8 @@ pub(crate) fn store<R: Read>(
     }
     let summary = match written {
         Ok((_, summary)) => summary,
+        // A header announced more than the budget holds, before the bytes themselves came.
+        Err(bulkhead_erofs::Error::Limit { what: "bytes", .. }) => return Err(budget.exceeded()),
         Err(bulkhead_erofs::Error::Output(error)) => {
             return Err(Error::io("cannot write to", &tmp)(error).into());
         }
