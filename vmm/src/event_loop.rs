@@ -28,7 +28,7 @@
 //! - A descriptor must be removed before it is closed.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
 pub use vmm_sys_util::epoll::EventSet;
@@ -163,10 +163,15 @@ impl EventLoop {
     }
 }
 
+/// The epoll instance: readable while a handler has something to do.
+impl AsRawFd for EventLoop {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
