@@ -35,7 +35,7 @@ use crate::virtio::entropy::Entropy;
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::net::{Net, Tap, TapError};
-use crate::virtio::vsock::{GuestCid, InvalidGuestCid, Vsock};
+use crate::virtio::vsock::{GuestCid, InvalidCid, Vsock};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum BuildError {
     Tap(String, TapError),
     /// The vsock device's context id.
     #[error(transparent)]
-    Cid(#[from] InvalidGuestCid),
+    Cid(#[from] InvalidCid),
     /// Two devices at one address: a mistake of this module.
     #[error(transparent)]
     Bus(#[from] BusError),
