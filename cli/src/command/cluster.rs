@@ -99,9 +99,9 @@ pub(super) async fn make(
         ),
     }
     claim.arm()?;
-    let task = host.client.create_cluster(config).await;
+    let making = async { progress::follow(host.client.create_cluster(config).await).await };
     let failed = tokio::select! {
-        made = progress::follow(task) => match made {
+        made = making => match made {
             Ok(_) => return Ok(Made::Ready(claim)),
             Err(error) => Err(error),
         },

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::host::verdict::{self, Verdict};
-use crate::host::{self, Place, node_image};
+use crate::host::{self, Place};
 use crate::output::{self, Format, show};
 use crate::{home, size::Size};
 
@@ -82,7 +82,7 @@ async fn examine() -> Result<Report> {
     }
     findings.push(memory(emulated));
     findings.push(disk()?);
-    findings.push(node_image().await);
+    findings.push(node_image());
     Ok(Report { host: if emulated { "emulated" } else { "local" }, findings })
 }
 
@@ -267,17 +267,26 @@ fn disk() -> Result<Finding> {
     Ok(Finding::ok(CHECK, found))
 }
 
-async fn node_image() -> Finding {
+/// Whether the first cluster has to wait for a build, as far as that can be told without one.
+fn node_image() -> Finding {
     const CHECK: &str = "node image";
-    match node_image::cached().await {
-        Some(image) => Finding::ok(CHECK, image.kernel.display().to_string()),
-        None => Finding::bad(
-            CHECK,
-            Level::Warning,
-            "not built yet; the first cluster takes minutes longer",
-            "bulkhead image build",
-        ),
+    let options = bulkhead_node_image::BuildOptions::discover();
+    let ready = [&options.directory, &options.beside]
+        .into_iter()
+        .flatten()
+        .find_map(|directory| bulkhead_node_image::NodeImage::in_directory(directory).ok());
+    if let Some(image) = ready {
+        return Finding::ok(CHECK, image.kernel.display().to_string());
     }
+    if std::fs::read_dir(&options.cache).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Finding::ok(CHECK, format!("cached in {}", options.cache.display()));
+    }
+    Finding::bad(
+        CHECK,
+        Level::Warning,
+        "not built yet; the first cluster takes minutes longer",
+        "bulkhead image build",
+    )
 }
 
 fn text(report: &Report) -> String {

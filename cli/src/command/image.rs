@@ -17,7 +17,7 @@ pub(super) async fn execute(command: Image) -> Result<()> {
     match command {
         Image::Build => {
             let mut progress = Progress::new();
-            let image = node_image::build(&mut progress).await?;
+            let image = node_image::ensure(&mut progress).await?;
             drop(progress);
             print(&format!("{}\n{}\n", image.kernel.display(), image.root.display()))
         }

@@ -102,16 +102,18 @@ pub(crate) async fn start(
         forwards: vec![Forward { outside: daemon_port, inside: PORT_INSIDE }],
         command: vec![
             text(&daemon),
+            "--home".into(),
+            STATE_INSIDE.into(),
             "--kernel".into(),
             text(&image.kernel),
             "--root".into(),
             text(&image.root),
             "--listen".into(),
-            format!("0.0.0.0:{PORT_INSIDE}"),
+            format!("tcp:0.0.0.0:{PORT_INSIDE}"),
             "--token-file".into(),
             text(&token),
         ],
-        environment: BTreeMap::from([("BULKHEAD_HOME".into(), STATE_INSIDE.into())]),
+        environment: BTreeMap::new(),
     };
     let machine = blocking(move || Ok(machine::start(&options)?)).await?;
     let session = Session { pid: machine.pid, daemon_port, forwards: BTreeMap::new() };

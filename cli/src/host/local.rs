@@ -49,14 +49,14 @@ pub(crate) async fn start(home: &Path, image: &NodeImage) -> Result<Client> {
         .open(&log_path)
         .map_err(|error| home::refused(&log_path, error))?;
     let begin = log.metadata().map_or(0, |meta| meta.len());
-    // A session of its own: neither Ctrl-C nor a closed terminal reaches the daemon.
-    let mut child = std::process::Command::new("setsid")
-        .arg(&program)
+    // It makes itself a session of its own, which neither Ctrl-C nor a closed terminal reaches.
+    let mut child = std::process::Command::new(&program)
+        .arg("--home")
+        .arg(home)
         .arg("--kernel")
         .arg(&image.kernel)
         .arg("--root")
         .arg(&image.root)
-        .env("BULKHEAD_HOME", home)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -1,49 +1,37 @@
 //! The node image (kernel and root image) that this machine's nodes boot.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
+pub(crate) use bulkhead_node_image::NodeImage;
+use bulkhead_node_image::{self as builder, BuildOptions};
 
 use crate::progress::Progress;
 
-/// What a node boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NodeImage {
-    pub(crate) kernel: PathBuf,
-    pub(crate) root: PathBuf,
+/// A step of the build, as it crosses to the thread that shows it.
+struct Step {
+    message: String,
+    done: u64,
+    total: u64,
 }
 
-/// `$BULKHEAD_NODE_IMAGE_DIR`'s, else the built one, built if it is not in the cache.
+/// The node image, built first where it is missing or out of date.
 pub(crate) async fn ensure(progress: &mut Progress) -> Result<NodeImage> {
-    match named()? {
-        Some(image) => Ok(image),
-        None => build(progress).await,
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let building = tokio::task::spawn_blocking(move || {
+        let mut message = "looking for the node image".to_owned();
+        builder::build(&BuildOptions::discover(), &mut |news| {
+            let (done, total) = match news {
+                builder::Progress::Step(step) => {
+                    step.clone_into(&mut message);
+                    (0, 0)
+                }
+                builder::Progress::Parts { done, total } => (done, total),
+            };
+            // The other end goes only with this whole command.
+            let _ = say.send(Step { message: message.clone(), done, total });
+        })
+    });
+    while let Some(Step { message, done, total }) = said.recv().await {
+        progress.step(&message, done, total);
     }
-}
-
-/// What [`ensure`] would return at once.
-pub(crate) async fn cached() -> Option<NodeImage> {
-    named().ok().flatten()
-}
-
-/// Builds the node image unless it is in the cache.
-pub(crate) async fn build(_progress: &mut Progress) -> Result<NodeImage> {
-    bail!("the node image is not built; name one with BULKHEAD_NODE_IMAGE_DIR")
-}
-
-fn named() -> Result<Option<NodeImage>> {
-    let Some(directory) = std::env::var_os("BULKHEAD_NODE_IMAGE_DIR") else { return Ok(None) };
-    let directory = std::path::absolute(&directory)?;
-    let image = NodeImage { kernel: directory.join("vmlinux"), root: directory.join("root.erofs") };
-    for path in [&image.kernel, &image.root] {
-        require(path)?;
-    }
-    Ok(Some(image))
-}
-
-fn require(path: &Path) -> Result<()> {
-    if path.is_file() {
-        return Ok(());
-    }
-    bail!("{} is missing; unset BULKHEAD_NODE_IMAGE_DIR or put it there", path.display())
+    building.await?.context("node image")
 }
