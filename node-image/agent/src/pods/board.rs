@@ -140,7 +140,8 @@ impl Board {
         self.pod.spec.init_containers.iter().zip(&status.init_container_statuses).all(
             |(container, status)| {
                 if is_sidecar(container) {
-                    status.started
+                    // Once it has started it counts, whatever becomes of it.
+                    status.container_id.is_some()
                 } else {
                     status.state.terminated.as_ref().is_some_and(|end| end.exit_code == 0)
                 }

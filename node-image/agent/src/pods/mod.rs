@@ -35,7 +35,6 @@ const MAX_PODS: usize = 512;
 
 struct Entry {
     pod: Rc<Pod>,
-    board: Rc<Board>,
     lives: Rc<Lives>,
     stop: watch::Sender<Stop>,
     remove: watch::Sender<bool>,
@@ -114,7 +113,7 @@ impl<R: Runtime> Pods<R> {
             task.run().await;
             all.borrow_mut().remove(&key);
         });
-        entries.insert(uid, Entry { pod, board, lives, stop, remove, task });
+        entries.insert(uid, Entry { pod, lives, stop, remove, task });
         Ok(())
     }
 
@@ -190,7 +189,7 @@ impl<R: Runtime> Pods<R> {
     /// A pod's status, if it is known.
     #[cfg(test)]
     pub(crate) fn status(&self, uid: &str) -> Option<PodStatus> {
-        self.entries.borrow().get(uid).map(|entry| entry.board.status())
+        self.hub.watch().0.into_iter().find(|status| status.uid == uid)
     }
 }
 

@@ -263,7 +263,7 @@ async fn init_containers_run_in_order_and_sidecars_end_last() {
             let initialized = bench.status().conditions[0].clone();
             assert_eq!(
                 (initialized.kind.as_str(), initialized.status.as_str()),
-                ("Initialized", "False")
+                ("Initialized", "True")
             );
         })
         .await;
