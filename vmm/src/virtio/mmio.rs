@@ -345,7 +345,7 @@ impl BusDevice for MmioTransport {
         if let Some(offset) = offset.checked_sub(CONFIG) {
             lock(&self.device).read_config(offset, data);
         } else if let Ok(word) = <&mut [u8; 4]>::try_from(data)
-            && offset % 4 == 0
+            && offset.is_multiple_of(4)
         {
             *word = self.read_register(offset).to_le_bytes();
         }
@@ -355,7 +355,7 @@ impl BusDevice for MmioTransport {
         // No device here has a writable configuration field.
         if let Ok(word) = <[u8; 4]>::try_from(data)
             && offset < CONFIG
-            && offset % 4 == 0
+            && offset.is_multiple_of(4)
         {
             self.write_register(offset, u32::from_le_bytes(word));
         }

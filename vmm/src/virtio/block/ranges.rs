@@ -103,7 +103,7 @@ impl Ranges {
         check_access(&file, read_only).map_err(host(if read_only { "read" } else { "written" }))?;
         let rounded = available.checked_next_multiple_of(SECTOR);
         let length = length.or(rounded).unwrap_or(u64::MAX);
-        let aligned = offset % SECTOR == 0 && length % SECTOR == 0 && length > 0;
+        let aligned = offset.is_multiple_of(SECTOR) && length.is_multiple_of(SECTOR) && length > 0;
         // Above this, sums of offsets could not be told to the kernel, whose are signed.
         let end = offset.checked_add(length).filter(|end| *end <= i64::MAX as u64);
         let Some(end) = end.filter(|_| aligned) else {

@@ -120,7 +120,11 @@ impl Disk<'_> {
     fn locate(&self, sector: u64, length: u64) -> Result<u64, Refusal> {
         let start = sector.checked_mul(SECTOR).ok_or(Refusal::Io)?;
         let end = start.checked_add(length).ok_or(Refusal::Io)?;
-        if length % SECTOR == 0 && end <= self.capacity { Ok(start) } else { Err(Refusal::Io) }
+        if length.is_multiple_of(SECTOR) && end <= self.capacity {
+            Ok(start)
+        } else {
+            Err(Refusal::Io)
+        }
     }
 
     fn read(&mut self, sector: u64, data: &mut Buffers, length: usize) -> Result<Outcome, Refusal> {
@@ -171,7 +175,7 @@ impl Disk<'_> {
 
     /// Discards or clears the extents that `list` names.
     fn extents(&mut self, list: &Buffers, zero: bool) -> Result<Outcome, Refusal> {
-        if self.read_only || list.is_empty() || list.len() % EXTENT != 0 {
+        if self.read_only || list.is_empty() || !list.len().is_multiple_of(EXTENT) {
             return Err(Refusal::Io);
         }
         if list.len() > MAX_EXTENTS * EXTENT {
@@ -239,7 +243,7 @@ fn read_piece(
 ) -> Result<usize, Refusal> {
     match retry(|| data.read_file(range.file.as_fd(), offset, length))? {
         // The end of the file. Only the rest of its last sector may be missing.
-        0 if (length as u64) < SECTOR && offset % SECTOR != 0 => {
+        0 if (length as u64) < SECTOR && !offset.is_multiple_of(SECTOR) => {
             data.fill_zero(length);
             Ok(length)
         }

@@ -123,10 +123,8 @@ impl Receiver {
             buffers = buffers.saturating_add(1);
         }
         // The header may lie across buffers.
-        let mut offset = HEADER - 2;
-        for byte in buffers.to_le_bytes() {
+        for (offset, byte) in (HEADER - 2..).zip(buffers.to_le_bytes()) {
             self.write_at(offset, byte);
-            offset += 1;
         }
         left = length;
         for _ in 0..buffers {

@@ -332,13 +332,16 @@ impl Connection {
             forwarded: self.forwarded.0,
             ..Header::default()
         };
+        // What reading finds out may be that the connection is over: so it comes before that.
+        let data =
+            if self.pending.request || self.pending.response { None } else { self.read(room) };
         let operation = if self.state == State::Closed {
             Operation::Reset
         } else if std::mem::take(&mut self.pending.request) {
             Operation::Request
         } else if std::mem::take(&mut self.pending.response) {
             Operation::Response
-        } else if let Some(count) = self.read(room) {
+        } else if let Some(count) = data {
             header.length = count;
             Operation::Data
         } else if std::mem::take(&mut self.pending.shutdown) {
@@ -348,9 +351,6 @@ impl Connection {
             Operation::CreditUpdate
         } else if std::mem::take(&mut self.pending.credit_request) {
             Operation::CreditRequest
-        } else if self.state == State::Closed {
-            // Reading has found the stream broken.
-            Operation::Reset
         } else {
             return None;
         };

@@ -308,7 +308,7 @@ fn a_guest_that_overruns_its_credit_is_reset() {
 fn a_stream_of_any_size_passes_both_ways() {
     let mut machine = Machine::new();
     let (mut client, port) = machine.connected();
-    let pattern: Vec<u8> = (0..500_000_u32).map(|index| (index * 7 >> 3) as u8).collect();
+    let pattern: Vec<u8> = (0..500_000_u32).map(|index| (index * 7 / 8) as u8).collect();
     let (mut written, mut echoed) = (0, Vec::new());
     let mut waiting: Vec<u8> = Vec::new();
     let mut forwarded = 0_u32;

@@ -1,0 +1,6 @@
+//! A hostile driver on the block device.
+#![no_main]
+
+use bulkhead_vmm::virtio::hostile::{Target, drive};
+
+libfuzzer_sys::fuzz_target!(|script: &[u8]| drive(Target::Block, script));
