@@ -79,6 +79,14 @@ pub enum Error {
     /// The store's index.
     #[error("image store's index: {0}")]
     Index(#[from] rusqlite::Error),
+    /// A later version of this program has written the index.
+    #[error("image store's index {} is of version {version}: a newer bulkhead made it", .path.display())]
+    Version {
+        /// The index's file.
+        path: PathBuf,
+        /// Its version.
+        version: i64,
+    },
     /// A task of the store ended by panicking.
     #[error("image store: {0}")]
     Task(#[from] tokio::task::JoinError),

@@ -9,7 +9,11 @@ use crate::{Digest, Error};
 /// How long to wait for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The schema's version, kept in `user_version`.
+const VERSION: i64 = 1;
+
 const SCHEMA: &str = "
+    BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, config BLOB NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS layers (
         image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
@@ -27,6 +31,8 @@ const SCHEMA: &str = "
         owner TEXT NOT NULL,
         PRIMARY KEY (image, owner)
     ) STRICT;
+    PRAGMA user_version = 1;
+    COMMIT;
 ";
 
 /// An image as the index has it.
@@ -53,7 +59,12 @@ impl Index {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        connection.execute_batch(SCHEMA)?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match version {
+            VERSION => {}
+            0 => connection.execute_batch(SCHEMA)?,
+            newer => return Err(Error::Version { path: path.into(), version: newer }),
+        }
         Ok(Self(Mutex::new(connection)))
     }
 

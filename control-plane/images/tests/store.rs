@@ -290,7 +290,7 @@ async fn a_killed_process_leaves_a_consistent_store() {
     let layout = Layout::of("example.org/killed:1", &layers);
     let dir = tempfile::tempdir().unwrap();
     let (mut with_image, mut with_rest) = (0, 0);
-    for round in 0..16 {
+    for round in 0..6 {
         // Two at once: neither may break the other, however they end.
         let children = [0, 1].map(|_| {
             Command::new(std::env::current_exe().unwrap())
@@ -310,7 +310,7 @@ async fn a_killed_process_leaves_a_consistent_store() {
             assert!(Instant::now() < deadline, "the children do nothing");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tokio::time::sleep(Duration::from_millis(round * 3)).await;
+        tokio::time::sleep(Duration::from_millis(round * 9)).await;
         for mut child in children {
             assert!(child.try_wait().unwrap().is_none(), "a child failed by itself");
             child.kill().unwrap();
