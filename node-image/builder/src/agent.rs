@@ -26,7 +26,7 @@ pub(crate) fn build(
 ) -> Result<PathBuf, BuildError> {
     progress(Progress::Step("Building the agent"));
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--locked", "--profile", PROFILE, "-p", PACKAGE]).current_dir(workspace);
+    cargo.args(["build", "--profile", PROFILE, "-p", PACKAGE]).current_dir(workspace);
     // With a target of its own the flags are the agent's alone: a static macro cannot be loaded.
     cargo.args(["--target", TARGET]).arg("--target-dir").arg(target_directory);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");

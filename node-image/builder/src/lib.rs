@@ -162,10 +162,10 @@ pub fn build(
         return Ok(image);
     }
     let workspace = options.workspace.as_deref().ok_or(BuildError::NoSource)?;
-    Ok(NodeImage {
-        kernel: kernel::build(&options.cache, progress)?,
-        root: root::build(workspace, options, progress)?,
-    })
+    // The agent first: a mistake in it shows in seconds.
+    let root = root::build(workspace, options, progress)?;
+    let kernel = kernel::build(&options.cache, progress)?;
+    Ok(NodeImage { kernel, root })
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> BuildError {
