@@ -43,6 +43,19 @@ pub(crate) struct Arguments {
 enum Command {
     /// Boot a kernel with the console on this terminal; Ctrl-A X leaves
     Run(Box<Run>),
+    /// Measure whether /dev/kvm runs guest kernel code at a processor's speed; exits with 1 if not
+    Probe {
+        /// Print one line of text, or JSON
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: ProbeFormat,
+    },
+}
+
+/// How `probe` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ProbeFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +100,14 @@ pub(crate) struct Plan {
 }
 
 impl Arguments {
+    /// The format of a probe, if that is what is asked for.
+    pub(crate) fn probe(&self) -> Option<ProbeFormat> {
+        match &self.command {
+            Some(Command::Probe { output }) => Some(*output),
+            _ => None,
+        }
+    }
+
     pub(crate) fn plan(self, inherited: &mut Inherited) -> anyhow::Result<Plan> {
         if let Some(Command::Run(run)) = self.command {
             let api = run.api_sock.clone().map(listen).transpose()?;

@@ -16,14 +16,18 @@ use bulkhead_vmm::exit::{CODE_CONFIG, Exit, ExitSink};
 use bulkhead_vmm_api::ConsoleConfig;
 use clap::Parser;
 
-use crate::arguments::{Arguments, Plan};
+use crate::arguments::{Arguments, Plan, ProbeFormat};
 
 /// A failure before the machine ran: the exit code and the line.
 struct Failure(i32, String);
 
 fn main() -> ExitCode {
     let start = Instant::now();
-    let (code, line) = match run(start) {
+    let arguments = Arguments::parse();
+    if let Some(format) = arguments.probe() {
+        return probe(format);
+    }
+    let (code, line) = match run(start, arguments) {
         Ok(exit) => (exit.code(), exit.to_string()),
         Err(Failure(code, line)) => (code, line),
     };
@@ -31,9 +35,19 @@ fn main() -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-fn run(start: Instant) -> Result<Exit, Failure> {
+fn probe(format: ProbeFormat) -> ExitCode {
+    let report = bulkhead_vmm::probe::probe();
+    match format {
+        ProbeFormat::Text => println!("{report}"),
+        ProbeFormat::Json => println!("{}", serde_json::json!(report)),
+    }
+    let usable = report.verdict == bulkhead_vmm::probe::Verdict::Usable;
+    ExitCode::from(u8::from(!usable))
+}
+
+fn run(start: Instant, arguments: Arguments) -> Result<Exit, Failure> {
     let mut inherited = Inherited::default();
-    let plan = Arguments::parse()
+    let plan = arguments
         .plan(&mut inherited)
         .map_err(|error| Failure(CODE_CONFIG, format!("{error:#}")))?;
     let host = |error: io::Error| Failure(1, format!("cannot set up the event loop: {error}"));
