@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,8 +27,18 @@ enum Action {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let Action::Build { json } = Cli::parse().command;
+    match show(json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(json: bool) -> Result<()> {
     let spinner = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")?;
     let counting = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} ({elapsed})")?;
     let bar = ProgressBar::no_length().with_style(spinner.clone());
