@@ -99,10 +99,6 @@ impl Kube {
         self.json(Method::POST, path, Some(("application/json", object))).await
     }
 
-    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value> {
-        self.json(Method::PUT, path, Some(("application/json", object))).await
-    }
-
     /// A JSON merge patch (RFC 7386).
     pub(crate) async fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
         self.json(Method::PATCH, path, Some(("application/merge-patch+json", patch))).await

@@ -1,22 +1,20 @@
 //! A node's monitor process: started with everything it uses as open files.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bulkhead_agent_protocol::AttachRange;
 
 use bulkhead_host_api::{ApiError, NodeShape};
+use bulkhead_vmm_api::client::{Client, ClientError};
 use bulkhead_vmm_api::{
     ConsoleConfig, DiskConfig, FileSource, NetConfig, RangeConfig, VmConfig, VsockConfig,
 };
 use command_fds::{CommandFdExt as _, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::process::Command;
 
 use super::ranges::DISK_SIZE;
@@ -38,9 +36,6 @@ pub(super) const MTU: u16 = 1500;
 
 /// The monitor's exit code for a guest that rebooted.
 const RESET_EXIT_CODE: i32 = 10;
-
-/// How long the monitor may take over a request.
-const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 
 /// The files in a node's directory.
 pub(super) const VMM_SOCKET: &str = "vmm.sock";
@@ -207,54 +202,22 @@ pub(super) fn end(dir: &Path, status: Option<std::process::ExitStatus>) -> End {
     })
 }
 
-/// Adds a range to the `images` disk of the monitor behind `socket`. One that it has already is
-/// no error.
+/// Adds a range to the `images` disk of the monitor behind `socket`. With `again` it may be there
+/// already: an earlier daemon may have ended before it could note that it was added.
 pub(super) async fn add_range(
     socket: PathBuf,
     range: AttachRange,
     file: File,
+    again: bool,
 ) -> Result<(), ApiError> {
     let body =
         RangeConfig { offset: range.offset, length: Some(range.length), file: FileSource::Fd(0) };
-    let added = tokio::task::spawn_blocking(move || put_range(&socket, &body, &file)).await;
-    match added {
-        Ok(Ok(200..=299 | 409)) => Ok(()),
-        Ok(Ok(status)) => {
-            Err(fault::internal(format!("the monitor refused a layer: HTTP {status}")))
-        }
-        Ok(Err(error)) => {
-            Err(fault::internal(format!("asking the monitor to add a layer: {error}")))
-        }
-        Err(error) => Err(fault::internal(error)),
+    let added = tokio::task::spawn_blocking(move || {
+        Client::new(&socket).add_range("images", &body, Some(file.as_fd()))
+    });
+    match added.await.map_err(fault::internal)? {
+        Ok(()) => Ok(()),
+        Err(ClientError::Refused { status: 400..=499, .. }) if again => Ok(()),
+        Err(error) => Err(fault::internal(format!("adding a layer to the node: {error}"))),
     }
-}
-
-/// `PUT /disks/images/ranges` with the file as `SCM_RIGHTS` on the first byte; the HTTP status.
-fn put_range(socket: &Path, body: &RangeConfig, file: &File) -> io::Result<u16> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(MONITOR_LIMIT))?;
-    stream.set_write_timeout(Some(MONITOR_LIMIT))?;
-    let body = serde_json::to_vec(body)?;
-    let mut request = format!(
-        "PUT /disks/images/ranges HTTP/1.1\r\nHost: vmm\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    request.extend_from_slice(&body);
-    let sent = sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(&request)],
-        &[ControlMessage::ScmRights(&[file.as_raw_fd()])],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    stream.write_all(request.get(sent..).unwrap_or_default())?;
-    // `HTTP/1.1 204`
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer)?;
-    std::str::from_utf8(&answer)
-        .ok()
-        .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.parse().ok())
-        .ok_or_else(|| io::Error::other("an answer that is not HTTP"))
 }

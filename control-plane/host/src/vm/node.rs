@@ -217,6 +217,7 @@ impl Node {
         adopted: Option<Process>,
         wanted: &mut watch::Receiver<Wanted>,
     ) -> End {
+        let mut permit = None;
         let mut process = match adopted {
             Some(process) => {
                 if let Err(error) = self.restore_ranges().await {
@@ -226,6 +227,8 @@ impl Node {
             }
             None => {
                 self.state.send_replace(NodeState::Starting);
+                // Held until the agent answers. Never closed.
+                permit = self.host.boots.acquire().await.ok();
                 match self.boot().await {
                     Ok(process) => process,
                     Err(error) => return End::Failed(error.message),
@@ -247,6 +250,7 @@ impl Node {
                 }
             },
         };
+        drop(permit);
         tracing::info!(node = self.plan.name, pid = process.pid(), "the agent answers");
         self.state.send_replace(NodeState::Up(Arc::clone(&up)));
         let wanted = tokio::select! {
@@ -358,7 +362,7 @@ impl Node {
             &RangeRow { layer: layer.to_owned(), slot: range.partition, length: range.length },
         )?;
         layers.ranges.take(layer.to_owned(), range);
-        self.add_range(up, range, file).await?;
+        self.add_range(up, range, file, known.is_some()).await?;
         let mut agent = up.agent().await.map_err(fault::internal)?;
         agent.attach_range(range).await.map_err(|error| {
             fault::internal(format!("node {}: layer {layer}: {error}", self.plan.name))
@@ -367,10 +371,16 @@ impl Node {
         Ok(range.partition)
     }
 
-    async fn add_range(&self, up: &Up, range: AttachRange, file: &Path) -> Result<(), ApiError> {
+    async fn add_range(
+        &self,
+        up: &Up,
+        range: AttachRange,
+        file: &Path,
+        again: bool,
+    ) -> Result<(), ApiError> {
         let file = File::open(file)
             .map_err(|error| fault::internal(format!("{}: {error}", file.display())))?;
-        monitor::add_range(up.sockets.path(monitor::VMM_SOCKET), range, file).await
+        monitor::add_range(up.sockets.path(monitor::VMM_SOCKET), range, file, again).await
     }
 }
 

@@ -41,11 +41,6 @@ impl Ranges {
         self.layers.get(layer).copied()
     }
 
-    /// Every range, in no particular order.
-    pub(crate) fn all(&self) -> impl Iterator<Item = AttachRange> {
-        self.layers.values().copied()
-    }
-
     /// A place for a layer of `length` bytes (a multiple of 4096), not yet taken.
     pub(crate) fn propose(&self, layer: &str, length: u64) -> Result<AttachRange, Full> {
         let wanted = slots(length);
