@@ -17,6 +17,7 @@ pub mod api;
 pub mod auth;
 pub mod body;
 pub mod discovery;
+mod housekeeping;
 pub mod http;
 pub mod kinds;
 pub mod kubelet;

@@ -253,7 +253,10 @@ impl FieldSelector {
                     requirement.value.is_empty() || requirement.value == "false"
                 }
                 Some(Value::String(text)) => *text == requirement.value,
-                Some(other) => other.to_string() == requirement.value,
+                Some(other) => {
+                    let text = other.to_string();
+                    text == requirement.value
+                }
             };
             equal == requirement.equal
         })

@@ -1,11 +1,11 @@
-//! The server's connections, and what runs beside them: compaction, scheduler, controllers.
+//! The server's connections, and what runs beside them: housekeeping, scheduler, controllers.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_store::{SqliteStore, Store, StoreError};
+use bulkhead_store::{SqliteStore, StoreError};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -16,6 +16,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::api::{Api, Place};
 use crate::auth::User;
+use crate::housekeeping;
 use crate::http::Front;
 use crate::kinds;
 use crate::kubelet::Kubelets;
@@ -26,8 +27,6 @@ use crate::tls::{self, TlsError};
 
 /// How long a client may take for a TLS handshake or a request's headers.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The past is kept between one and two of these.
-const COMPACTION: Duration = Duration::from_secs(300);
 /// The namespaces that every cluster has.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -86,8 +85,7 @@ impl Server {
     /// Serves until `stop` is done. Requests under way are dropped then: what was acknowledged is
     /// stored, and clients repeat the rest.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let store = Arc::clone(self.api.store());
-        let compaction = tokio::spawn(compact(store));
+        let housekeeping = tokio::spawn(housekeeping::run(self.api.clone()));
         let controllers = bulkhead_scheduler::start(Arc::new(LocalClient::new(self.api.clone())));
         let tls = TlsAcceptor::from(Arc::clone(&self.tls));
         let accept = async {
@@ -109,7 +107,7 @@ impl Server {
             () = accept => {}
             () = stop => {}
         }
-        compaction.abort();
+        housekeeping.abort();
         drop(controllers);
     }
 }
@@ -125,20 +123,6 @@ async fn make_namespaces(api: &Api) -> Result<(), Status> {
         }
     }
     Ok(())
-}
-
-/// Forgets, every [`COMPACTION`], what was past the time before.
-async fn compact(store: Arc<dyn Store>) {
-    let mut last = None;
-    loop {
-        tokio::time::sleep(COMPACTION).await;
-        if let Some(revision) = last
-            && let Err(error) = store.compact(revision).await
-        {
-            tracing::warn!(%error, "compaction");
-        }
-        last = store.revision().await.ok();
-    }
 }
 
 async fn connection(stream: TcpStream, tls: TlsAcceptor, front: Front) {

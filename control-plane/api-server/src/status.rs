@@ -16,7 +16,7 @@ pub struct Status {
     /// One line for a person.
     pub message: String,
     /// What the failure is about.
-    pub details: Details,
+    pub details: Box<Details>,
 }
 
 /// What a failure is about.
@@ -94,7 +94,7 @@ impl Cause {
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Details::default() }
+        Self { code, reason, message: message.into(), details: Box::default() }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {

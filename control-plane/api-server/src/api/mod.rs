@@ -3,8 +3,8 @@
 
 mod create;
 mod delete;
-mod pods;
 mod read;
+mod subresource;
 mod update;
 mod watch;
 

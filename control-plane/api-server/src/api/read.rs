@@ -52,12 +52,11 @@ impl Api {
     pub async fn list(&self, place: &Place, options: &ReadOptions) -> Result<List> {
         check_fields(place, options)?;
         let prefix = place.resource.prefix(place.namespace.as_deref());
-        let (at, mut after) = self.start(options, &prefix).await?;
+        let (mut at, mut after) = self.start(options, &prefix).await?;
         let selective = !options.labels.is_empty() || !options.fields.is_empty();
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-        let mut at = at;
         let mut items = Vec::new();
-        let (remaining, last) = loop {
+        loop {
             let wanted = limit - items.len();
             let range = Range {
                 prefix: prefix.clone(),
@@ -92,10 +91,9 @@ impl Api {
                 }
             }
             if page.remaining == 0 {
-                break (None, None);
+                return Ok(finish(items, at, None, &prefix, None));
             }
-        };
-        Ok(finish(items, at, last, &prefix, remaining))
+        }
     }
 
     /// The version to list at and the key to start after.

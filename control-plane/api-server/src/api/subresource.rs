@@ -61,7 +61,7 @@ impl Api {
             {
                 all.extend(more);
             }
-            set_condition(&mut pod, "PodScheduled", "True", "", "");
+            mark_scheduled(&mut pod);
             Ok(pod)
         })
         .await?;
@@ -118,26 +118,17 @@ fn success(code: u16) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code})
 }
 
-/// Sets a condition of an object's status; its transition time moves only if its status does.
-fn set_condition(object: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
-    let mut condition = json!({
-        "type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": object::now(),
+/// Sets the pod's `PodScheduled` condition to true.
+fn mark_scheduled(pod: &mut Value) {
+    let condition = json!({
+        "type": "PodScheduled",
+        "status": "True",
+        "lastProbeTime": null,
+        "lastTransitionTime": object::now(),
     });
-    for (field, text) in [("reason", reason), ("message", message)] {
-        if !text.is_empty() {
-            condition[field] = text.into();
-        }
-    }
-    let Some(fields) = object::map(object, "status") else { return };
+    let Some(fields) = object::map(pod, "status") else { return };
     let conditions = fields.entry("conditions").or_insert_with(|| json!([]));
     let Some(conditions) = conditions.as_array_mut() else { return };
-    match conditions.iter_mut().find(|one| one["type"] == kind) {
-        Some(present) => {
-            if present["status"] == status {
-                condition["lastTransitionTime"] = present["lastTransitionTime"].take();
-            }
-            *present = condition;
-        }
-        None => conditions.push(condition),
-    }
+    conditions.retain(|one| one["type"] != "PodScheduled");
+    conditions.push(condition);
 }

@@ -1,0 +1,254 @@
+//! A real server on a loopback port, and a client that speaks HTTP to it.
+
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::Value;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bulkhead-api-server");
+
+/// A cluster's directory with a server over it. Dropping it kills the server.
+pub(crate) struct Cluster {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    server: Child,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new(BINARY)
+            .args(["init", "--name", "test", "--host", "box", "--dir"])
+            .arg(dir.path().join("pki"))
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let (server, address) = spawn(dir.path());
+        Self { dir, address, server }
+    }
+
+    /// Kills the server with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    /// Starts a server again over what the last one left.
+    pub(crate) fn restart(&mut self) {
+        (self.server, self.address) = spawn(self.dir.path());
+    }
+
+    pub(crate) fn pki(&self, file: &str) -> PathBuf {
+        self.dir.path().join("pki").join(file)
+    }
+
+    /// Resident memory of the server in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.server.id())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
+    /// A client with the certificate `user` (`admin`, `host`), or with none.
+    pub(crate) async fn client(&self, user: Option<&str>) -> Client {
+        Client::connect(self, user).await
+    }
+
+    pub(crate) async fn admin(&self) -> Client {
+        self.client(Some("admin")).await
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
+        let id = self.server.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.server.wait().unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Starts a server on a free port; standard output is where it says that it is ready.
+fn spawn(dir: &Path) -> (Child, SocketAddr) {
+    let mut server = Command::new(BINARY)
+        .args(["serve", "--listen", "127.0.0.1:0", "--ready-fd", "1", "--dir"])
+        .arg(dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("ready ").expect("the server is ready");
+    (server, address.parse().unwrap())
+}
+
+/// TLS as `user` towards servers of the cluster's authority.
+pub(crate) fn tls(cluster: &Cluster, user: Option<&str>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(cluster.pki("ca.crt")).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    match user {
+        None => config.with_no_client_auth(),
+        Some(user) => {
+            let certificate =
+                CertificateDer::from_pem_file(cluster.pki(&format!("{user}.crt"))).unwrap();
+            let key = PrivateKeyDer::from_pem_file(cluster.pki(&format!("{user}.key"))).unwrap();
+            config.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+    }
+}
+
+/// One connection.
+pub(crate) struct Client {
+    sender: http1::SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    pub(crate) async fn connect(cluster: &Cluster, user: Option<&str>) -> Self {
+        let stream = tokio::net::TcpStream::connect(cluster.address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(tls(cluster, user)));
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = connector.connect(name, stream).await.unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(async move {
+            // A server that is killed breaks it.
+            let _ = connection.with_upgrades().await;
+        });
+        Self { sender }
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        let mut request =
+            http::Request::builder().method(method).uri(path).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.sender.ready().await?;
+        self.sender.send_request(request.body(Full::new(body.into())).unwrap()).await
+    }
+
+    /// Sends JSON and returns the status and the JSON that is answered.
+    pub(crate) async fn json(&mut self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        self.typed(method, path, "application/json", body).await
+    }
+
+    pub(crate) async fn typed(
+        &mut self,
+        method: &str,
+        path: &str,
+        media_type: &str,
+        body: &Value,
+    ) -> (u16, Value) {
+        let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
+        let response =
+            self.send(method, path, &[("content-type", media_type)], bytes).await.unwrap();
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> (u16, Value) {
+        self.json("GET", path, &Value::Null).await
+    }
+
+    pub(crate) async fn ok(&mut self, method: &str, path: &str, body: &Value) -> Value {
+        let (code, answer) = self.json(method, path, body).await;
+        assert!(code < 300, "{method} {path}: {code} {answer}");
+        answer
+    }
+}
+
+/// A watch's lines.
+pub(crate) struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) async fn open(client: &mut Client, path: &str) -> Self {
+        let response = client.send("GET", path, &[], Bytes::new()).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        Self { body: response.into_body(), buffer: Vec::new() }
+    }
+
+    /// The next event; fails if none comes in time.
+    pub(crate) async fn next(&mut self) -> Value {
+        let wait = std::time::Duration::from_secs(20);
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return serde_json::from_slice(&line).unwrap();
+            }
+            let frame = tokio::time::timeout(wait, self.body.frame()).await.expect("an event");
+            let frame = frame.expect("the watch goes on").unwrap();
+            self.buffer.extend_from_slice(&frame.into_data().unwrap());
+        }
+    }
+}
+
+/// A ready node with room for what tests run.
+pub(crate) fn node(name: &str, port: u16) -> (Value, Value) {
+    let node = serde_json::json!({"metadata": {"name": name}});
+    let resources = serde_json::json!({"cpu": "2", "memory": "1Gi", "pods": "110"});
+    let status = serde_json::json!({"status": {
+        "allocatable": resources, "capacity": resources,
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+    }});
+    (node, status)
+}
+
+pub(crate) async fn add_node(client: &mut Client, name: &str, port: u16) {
+    let (node, status) = node(name, port);
+    client.ok("POST", "/api/v1/nodes", &node).await;
+    let path = format!("/api/v1/nodes/{name}/status");
+    let (code, answer) =
+        client.typed("PATCH", &path, "application/merge-patch+json", &status).await;
+    assert_eq!(code, 200, "{answer}");
+}
+
+pub(crate) fn pod(name: &str, memory: &str) -> Value {
+    serde_json::json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"containers": [
+        {"name": "c", "image": "busybox:1", "resources": {"requests": {"memory": memory}}}]}})
+}
+
+/// Asks for `path` until `done` holds of the answer.
+pub(crate) async fn until(client: &mut Client, path: &str, done: impl Fn(&Value) -> bool) -> Value {
+    for _ in 0..200 {
+        let (_, answer) = client.get(path).await;
+        if done(&answer) {
+            return answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("{path} never came to be as expected: {}", client.get(path).await.1);
+}

@@ -1,0 +1,157 @@
+//! A real kubectl against the real server. `KUBECTL` names the binary, else the path is searched;
+//! where there is none, the test says so and has nothing to test.
+
+mod common;
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::{Cluster, add_node};
+
+struct Kubectl<'a> {
+    binary: String,
+    cluster: &'a Cluster,
+}
+
+impl Kubectl<'_> {
+    fn output(&self, arguments: &[&str]) -> Output {
+        Command::new(&self.binary)
+            .env("KUBECONFIG", self.cluster.dir.path().join("kubeconfig"))
+            .env("HOME", self.cluster.dir.path())
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// Runs it and returns what it printed; it must succeed.
+    fn run(&self, line: &str) -> String {
+        let output = self.output(&line.split(' ').collect::<Vec<_>>());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {line}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.cluster.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  containers:
+  - {name: c, image: 'busybox:1', env: [{name: A, value: '1'}], resources: {requests: {memory: 64Mi}}}
+";
+
+#[tokio::test]
+async fn the_everyday_commands() {
+    let binary = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
+    if Command::new(&binary).args(["version", "--client"]).output().is_err() {
+        eprintln!("no {binary} here: nothing to test with");
+        return;
+    }
+    let cluster = Cluster::start();
+    let server = format!("https://{}", cluster.address);
+    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
+    let kubectl = Kubectl { binary, cluster: &cluster };
+    kubectl.file("kubeconfig", &config);
+    add_node(&mut cluster.admin().await, "n1", 1).await;
+
+    assert!(kubectl.run("version").contains("Server Version"));
+    assert!(kubectl.run("get nodes -o wide").contains("INTERNAL-IP"));
+    assert!(kubectl.run("get ns").contains("kube-node-lease   Active"));
+    let resources = kubectl.run("api-resources");
+    assert!(
+        resources.contains("po ") && resources.contains("coordination.k8s.io/v1"),
+        "{resources}"
+    );
+
+    let file = kubectl.file("pod.yaml", POD);
+    assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web created\n");
+    assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web unchanged\n");
+    let changed = kubectl.file("pod2.yaml", &POD.replace("busybox:1", "busybox:2"));
+    assert!(kubectl.run(&format!("diff -f {file}")).is_empty());
+    assert_eq!(kubectl.run(&format!("apply -f {changed}")), "pod/web configured\n");
+    let images = kubectl.run("get pod web -o jsonpath={.spec.containers[*].image}");
+    assert_eq!(images, "busybox:2");
+
+    for _ in 0..50 {
+        if kubectl.run("get pod web -o jsonpath={.spec.nodeName}") == "n1" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let wide = kubectl.run("get pods -o wide");
+    let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[1], row[2], row[6]), ("web", "0/1", "Pending", "n1"), "{wide}");
+    assert!(kubectl.run("get all").contains("pod/web"));
+    assert!(kubectl.run("get pods -A -l app=web -o name").contains("pod/web"));
+    assert!(
+        kubectl.run("get pod web -o json").contains("\"schedulerName\": \"default-scheduler\"")
+    );
+    assert!(kubectl.run("get pods -o yaml").contains("kind: List"));
+    let described = kubectl.run("describe pod web");
+    assert!(described.contains("Successfully assigned default/web to n1"), "{described}");
+    assert!(kubectl.run("describe node n1").contains("64Mi (6%)"));
+    assert!(kubectl.run("get events").contains("Scheduled"));
+
+    kubectl.run("label pod web tier=front");
+    kubectl.run("annotate pod web note=x");
+    assert_eq!(kubectl.run("get pods -l tier=front -o name"), "pod/web\n");
+    kubectl.run("label pod web tier-");
+    assert_eq!(kubectl.run("get pods -l tier=front -o name"), "");
+    for (kind, patch) in [
+        ("strategic", r#"{"spec":{"containers":[{"name":"c","image":"busybox:3"}]}}"#),
+        ("merge", r#"{"metadata":{"labels":{"x":"y"}}}"#),
+        ("json", r#"[{"op":"replace","path":"/metadata/labels/x","value":"z"}]"#),
+    ] {
+        kubectl.run(&format!("patch pod web --type {kind} -p {patch}"));
+    }
+    assert_eq!(kubectl.run("get pod web -o jsonpath={.metadata.labels.x}"), "z");
+    kubectl.run("cordon n1");
+    assert!(kubectl.run("get nodes").contains("Ready,SchedulingDisabled"));
+    kubectl.run("uncordon n1");
+    kubectl.run("wait --for=condition=Ready node/n1 --timeout=10s");
+
+    let refused =
+        kubectl.output(&["patch", "pod", "web", "-p", r#"{"spec":{"restartPolicy":"Never"}}"#]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(stderr.contains("pod updates may not change fields"), "{stderr}");
+    assert!(kubectl.run("delete pod web --force").contains("force deleted"));
+    let missing = kubectl.output(&["get", "pod", "web"]);
+    assert!(String::from_utf8(missing.stderr).unwrap().contains("pods \"web\" not found"));
+}
+
+#[tokio::test]
+async fn a_watch_prints_changes() {
+    let binary = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
+    if Command::new(&binary).args(["version", "--client"]).output().is_err() {
+        eprintln!("no {binary} here: nothing to test with");
+        return;
+    }
+    let cluster = Cluster::start();
+    let server = format!("https://{}", cluster.address);
+    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
+    let path = cluster.dir.path().join("kubeconfig");
+    std::fs::write(&path, config).unwrap();
+    let mut client = cluster.admin().await;
+    client.ok("POST", "/api/v1/namespaces/default/pods", &common::pod("first", "1Mi")).await;
+    let mut watch = Command::new(&binary)
+        .env("KUBECONFIG", &path)
+        .env("HOME", cluster.dir.path())
+        .args(["get", "pods", "-w", "--no-headers"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
+    assert!(lines.next().unwrap().unwrap().starts_with("first "));
+    client.ok("POST", "/api/v1/namespaces/default/pods", &common::pod("second", "1Mi")).await;
+    let second = lines.map_while(Result::ok).find(|line| line.starts_with("second "));
+    assert!(second.is_some());
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
