@@ -21,8 +21,9 @@ pub fn main(spec: &Path) {
         eprintln!("bulkhead-emulated-host guest is the emulated host's own first process");
         return;
     }
+    let outside = spec.parent().unwrap_or(spec);
     let outcome = read_spec(spec).and_then(|spec| {
-        machine::set_up(&spec)?;
+        machine::set_up(&spec, outside)?;
         match spec.mode {
             Mode::Service => service::serve(&spec),
             Mode::Pipes | Mode::Terminal => session::hold(&spec),

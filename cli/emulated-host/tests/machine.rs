@@ -114,6 +114,28 @@ fn a_daemon_keeps_its_state_through_stop_and_kill() {
 
 #[test]
 #[ignore = "boots machines under QEMU"]
+fn the_machines_directory_stays_in_sight_below_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().canonicalize().unwrap().join("emulated");
+    let port = free_port();
+    let mut options = options(&directory, port);
+    options.disk_mount_point = directory.parent().unwrap().to_owned();
+    let script =
+        "cd \"$1\"; echo state >starts; cat emulated/token >token; exec busybox httpd -f -p 7000";
+    options.command = ["/bin/sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+    options.command.push(home.path().display().to_string());
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("token"), "secret").unwrap();
+    start(&options).unwrap();
+    assert_eq!(get_in_time(port, "/token"), "secret");
+    assert!(stop(&directory).unwrap());
+    let console = std::fs::read_to_string(directory.join("console.log")).unwrap();
+    assert!(!console.contains("still in use"), "{console}");
+    assert!(!home.path().join("starts").exists());
+}
+
+#[test]
+#[ignore = "boots machines under QEMU"]
 fn a_taken_port_is_named() {
     let home = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

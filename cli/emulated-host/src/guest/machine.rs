@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -24,8 +25,9 @@ const ADDRESS: &str = "10.0.2.15/24";
 const GATEWAY: &str = "10.0.2.2";
 const NAME_SERVER: &str = "10.0.2.3";
 
-/// Makes of the stacked root a machine that programs know.
-pub(super) fn set_up(spec: &Spec) -> Result<(), String> {
+/// Makes of the stacked root a machine that programs know. `outside` is the machine's directory on
+/// the other side, which stays in sight.
+pub(super) fn set_up(spec: &Spec, outside: &Path) -> Result<(), String> {
     let nodev = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     attach("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID, "gid=5,mode=620,ptmxmode=666")?;
     attach("shm", "/dev/shm", "tmpfs", nodev, "mode=1777")?;
@@ -44,7 +46,7 @@ pub(super) fn set_up(spec: &Spec) -> Result<(), String> {
         write("/proc/sys/kernel/hostname", name.trim())?;
     }
     set_up_network()?;
-    spec.disk.as_ref().map_or(Ok(()), set_up_disk)
+    spec.disk.as_ref().map_or(Ok(()), |disk| set_up_disk(disk, outside))
 }
 
 fn set_up_network() -> Result<(), String> {
@@ -64,16 +66,44 @@ fn set_up_network() -> Result<(), String> {
             return Err(format!("ip {line}: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
     }
+    reach_loopback()?;
     // Often a link to a resolver that listens on the other side's loopback.
     let _ = fs::remove_file("/etc/resolv.conf");
     write("/etc/resolv.conf", &format!("nameserver {NAME_SERVER}\n"))
 }
 
-fn set_up_disk(disk: &Disk) -> Result<(), String> {
+/// Leads what QEMU forwards to services that listen on this machine's loopback, as API servers do:
+/// whoever reaches the outer port is on the other machine's loopback already.
+fn reach_loopback() -> Result<(), String> {
+    const RULES: &str = "add table ip emulated-host; \
+        add chain ip emulated-host in { type nat hook prerouting priority -100; }; \
+        add rule ip emulated-host in iifname eth0 ip daddr 10.0.2.15 meta l4proto tcp dnat to 127.0.0.1";
+    write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1")?;
+    let output = Command::new("nft")
+        .arg(RULES)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .map_err(|error| format!("nft: {error}; install Debian's nftables"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn set_up_disk(disk: &Disk, outside: &Path) -> Result<(), String> {
     let path = &disk.mount_point;
     fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let said = |error: io::Error| format!("{}: {error}", outside.display());
+    let hidden =
+        outside.starts_with(path).then(|| fs::File::open(outside)).transpose().map_err(said)?;
     mount(Some(DISK_DEVICE), path, Some("ext4"), MsFlags::MS_NOATIME, Some("discard"))
-        .map_err(|errno| format!("mounting the disk at {}: {errno}", path.display()))
+        .map_err(|errno| format!("mounting the disk at {}: {errno}", path.display()))?;
+    let Some(directory) = hidden else { return Ok(()) };
+    // The service's token is in it.
+    fs::create_dir_all(outside).map_err(said)?;
+    let source = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    mount(Some(source.as_str()), outside, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|errno| said(errno.into()))
 }
 
 fn attach(
@@ -128,12 +158,33 @@ fn all_ended(patience: Duration) -> bool {
     false
 }
 
-/// Where the disk is mounted, the last mount first.
+/// Where the disk is mounted, and what is mounted below it, the last mount first.
 fn disk_mounts() -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let on_disk =
-        |line: &str| line.strip_prefix(DISK_DEVICE)?.split_whitespace().next().map(str::to_owned);
-    let mut mounts: Vec<_> = table.lines().filter_map(on_disk).collect();
+    mounts_on_disk(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
+}
+
+fn mounts_on_disk(table: &str) -> Vec<String> {
+    let mut mounts: Vec<String> = Vec::new();
+    for line in table.lines() {
+        let mut words = line.split(' ');
+        let (Some(source), Some(target)) = (words.next(), words.next()) else { continue };
+        let below = mounts.iter().any(|mount| Path::new(target).starts_with(mount));
+        if source == DISK_DEVICE || below {
+            mounts.push(target.to_owned());
+        }
+    }
     mounts.reverse();
     mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mounts_on_disk;
+
+    #[test]
+    fn what_lies_on_the_disk_is_unmounted_from_the_top() {
+        let table = "root / overlay rw 0 0\n/dev/vda /state ext4 rw 0 0\nroot /state/machine overlay rw 0 0\n\
+                     run /run tmpfs rw 0 0\ntmpfs /stateless tmpfs rw 0 0\n";
+        assert_eq!(mounts_on_disk(table), ["/state/machine", "/state"]);
+    }
 }
