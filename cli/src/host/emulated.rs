@@ -21,7 +21,7 @@ use crate::progress::Progress;
 
 /// Where the daemon keeps its state inside.
 const STATE_INSIDE: &str = "/var/lib/bulkhead";
-/// Where the daemon listens inside.
+/// Where the daemon listens inside, on loopback: what is forwarded leads there.
 const PORT_INSIDE: u16 = 7443;
 /// The state disk is sparse: it grows as it fills.
 const DISK_SIZE: u64 = 64 << 30;
@@ -109,7 +109,7 @@ pub(crate) async fn start(
             "--root".into(),
             text(&image.root),
             "--listen".into(),
-            format!("tcp:0.0.0.0:{PORT_INSIDE}"),
+            format!("tcp:127.0.0.1:{PORT_INSIDE}"),
             "--token-file".into(),
             text(&token),
         ],

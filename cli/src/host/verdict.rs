@@ -49,7 +49,7 @@ impl Kvm {
     /// The finding in a few words, for the middle of a sentence.
     pub(crate) fn in_short(&self) -> String {
         match (self.verdict, self.mips) {
-            (Verdict::Emulated, Some(mips)) => format!("software-emulated, {mips:.0} MIPS"),
+            (Verdict::Emulated, Some(mips)) => format!("software-emulated, {mips:.1} MIPS"),
             (Verdict::Emulated, None) => "software-emulated".into(),
             (Verdict::Absent, _) => "no /dev/kvm".into(),
             (Verdict::Denied, _) => "no permission on /dev/kvm".into(),
@@ -140,7 +140,7 @@ mod tests {
         let text = r#"{"verdict":"emulated","mips":1.7,"message":"slow"}"#;
         let kvm: Kvm = serde_json::from_str(text).unwrap();
         assert!(!kvm.is_usable());
-        assert_eq!(kvm.in_short(), "software-emulated, 2 MIPS");
+        assert_eq!(kvm.in_short(), "software-emulated, 1.7 MIPS");
         let text = r#"{"verdict":"denied","message":"no"}"#;
         let kvm: Kvm = serde_json::from_str(text).unwrap();
         assert_eq!(kvm.in_short(), "no permission on /dev/kvm");
