@@ -57,7 +57,7 @@ impl Images {
             }
             None => {}
         }
-        if number == 0 || range.length == 0 || (range.offset | range.length) % 4096 != 0 {
+        if number == 0 || range.length == 0 || !(range.offset | range.length).is_multiple_of(4096) {
             return Err(refused(
                 ErrorReason::BadRequest,
                 format!("partition {number}: offset and length must be multiples of 4096"),

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     fn texts(log: &str) -> Vec<String> {
-        log.lines().map(|line| line.splitn(2, ' ').nth(1).unwrap().to_owned()).collect()
+        log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
     }
 
     #[test]

@@ -31,10 +31,13 @@ enum Act {
     OutOfMemory,
 }
 
+/// An instance's act, and what tells it to end with a code.
+type Running = (Act, watch::Sender<Option<i32>>);
+
 #[derive(Default)]
 struct Fake {
     acts: RefCell<BTreeMap<String, VecDeque<Act>>>,
-    running: RefCell<BTreeMap<String, (Act, watch::Sender<Option<i32>>)>>,
+    running: RefCell<BTreeMap<String, Running>>,
     /// What was asked, with the second it was asked in.
     journal: RefCell<Vec<String>>,
     begun: RefCell<Option<Instant>>,
