@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub enum Exit {
     /// The guest wrote to the power register.
     PowerOff,
-    /// `PUT /vm/shutdown`, SIGTERM or SIGINT.
+    /// `PUT /vm/shutdown`.
     Shutdown,
     /// Ctrl-A X on the console.
     ConsoleLeft,

@@ -54,7 +54,7 @@ pub enum MemoryError {
 /// # Errors
 /// [`MemoryError::Size`].
 pub fn regions(size: u64) -> Result<Vec<(u64, u64)>, MemoryError> {
-    if size % 4096 != 0 || !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+    if !size.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
         return Err(MemoryError::Size(size));
     }
     let low = size.min(HOLE_START);

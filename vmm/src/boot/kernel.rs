@@ -47,8 +47,8 @@ impl Kernel {
 pub(super) fn load(memory: &GuestMemory, file: &mut File) -> Result<Kernel, BootError> {
     let read_error = |error| BootError::Read { what: "kernel", error };
     let length = file.metadata().map_err(read_error)?.len();
-    let mut head = Vec::new();
-    head.resize(usize::try_from(length.min(ELF_HEADER as u64)).unwrap_or(ELF_HEADER), 0);
+    let mut head =
+        vec![0; usize::try_from(length).map_or(ELF_HEADER, |bytes| bytes.min(ELF_HEADER))];
     file.read_exact_at(&mut head, 0).map_err(read_error)?;
     if head.starts_with(ELF_MAGIC) {
         return load_elf(memory, file, &head, length);
