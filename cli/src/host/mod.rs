@@ -174,9 +174,11 @@ impl Host {
 
     /// Deletes a cluster; fine if there is none.
     pub(crate) async fn remove(&self, name: &ClusterName) -> Result<()> {
-        match self.client.delete_cluster(name.as_str()).await {
-            Err(ClientError::Api(error)) if error.reason == "NotFound" => Ok(()),
-            task => progress::follow(task).await.map(drop),
+        let gone = |error: &ClientError| matches!(error, ClientError::Api(error) if error.reason == "NotFound");
+        // It may also go while this waits for its turn, with the answer begun.
+        match progress::follow(self.client.delete_cluster(name.as_str()).await).await {
+            Err(error) if error.downcast_ref().is_some_and(gone) => Ok(()),
+            removed => removed.map(drop),
         }
     }
 
