@@ -88,7 +88,7 @@ async fn the_everyday_commands() {
     let wide = kubectl.run("get pods -o wide");
     let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1], row[2], row[6]), ("web", "0/1", "Pending", "n1"), "{wide}");
-    assert!(kubectl.run("get all").contains("pod/web"));
+    assert!(kubectl.run("get all").contains("web "));
     assert!(kubectl.run("get pods -A -l app=web -o name").contains("pod/web"));
     assert!(
         kubectl.run("get pod web -o json").contains("\"schedulerName\": \"default-scheduler\"")
