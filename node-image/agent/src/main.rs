@@ -1,6 +1,7 @@
 //! The agent: PID 1 of a node. It runs the node's pods, and does what the host asks over vsock.
 //!
-//! The kernel starts it without arguments. [`boot`] makes the machine usable, [`server`] answers
+//! The kernel starts it, with those words of its command line that it does not know itself as
+//! arguments; they are passed over. [`boot`] makes the machine usable, [`server`] answers
 //! the host, [`node`] is the machine itself, [`images`] has the layers, [`pods`] the rules by
 //! which containers start and restart, [`runtime`] the means, [`logs`] and [`streams`] what they
 //! print and read. Everything runs on one thread; nothing it holds names the cluster, and it has
@@ -56,7 +57,8 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(u8::try_from(helper::main(rest)).unwrap_or(1));
     }
-    let pid1 = std::process::id() == 1 && arguments.is_empty();
+    let serves_a_test = arguments.first().is_some_and(|verb| verb == "serve");
+    let pid1 = std::process::id() == 1 && !serves_a_test;
     match run(&arguments, pid1) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
