@@ -29,8 +29,9 @@ use crate::progress::Reporter;
 use crate::state::{ClusterRow, NodeRow};
 use crate::vm::{Node, NodeState, Plan};
 
-/// How long a node may take until the cluster knows it as ready.
-const NODE_LIMIT: Duration = Duration::from_secs(180);
+/// How long it may take from a node's boot, which has a limit of its own, until the cluster knows
+/// the node as ready.
+const REGISTER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Every cluster of the daemon.
 #[derive(Debug)]
@@ -202,6 +203,9 @@ impl Clusters {
             return Err(error);
         }
         self.host.state.set_phase(&name, ClusterPhase::Running)?;
+        if let Err(error) = crate::home::remove_tree(&self.host.home.failed(&name)) {
+            tracing::warn!("consoles of an earlier cluster {name}: {error}");
+        }
         json(&self.status(&name)?)
     }
 
@@ -246,6 +250,9 @@ impl Clusters {
         let path = self.host.home.cluster(name).path().to_owned();
         self.halt(name, false).await;
         self.remove(name, process::find(&path)).await?;
+        let failed = self.host.home.failed(name);
+        crate::home::remove_tree(&failed)
+            .map_err(|error| fault::internal(format!("{}: {error}", failed.display())))?;
         Ok(Value::Null)
     }
 
@@ -389,18 +396,34 @@ impl Clusters {
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(node.plan.index, Arc::clone(&node));
             let ready = running.kubelet.add_node(Arc::clone(&node));
-            waits.spawn(async move { (node.plan.name.clone(), wait_ready(&node, ready).await) });
+            waits.spawn(async move {
+                let ready = wait_ready(&node, ready).await;
+                (node, ready)
+            });
         }
         let mut done = 0;
         while let Some(waited) = waits.join_next().await {
-            let (node, result) = waited.map_err(fault::internal)?;
-            result.map_err(|error| {
-                fault::internal(format!("node {node} did not come up: {}", error.message))
-            })?;
+            let (node, ready) = waited.map_err(fault::internal)?;
+            ready.map_err(|why| self.no_show(name, &node, &why))?;
             done += 1;
-            progress.step(format!("node {node} is ready"), done, total);
+            progress.step(format!("node {} is ready", node.plan.name), done, total);
         }
         Ok(())
+    }
+
+    /// Says that a node did not come up, and keeps its console, which may be removed with it.
+    fn no_show(&self, name: &ClusterName, node: &Node, why: &str) -> ApiError {
+        let dir = self.host.home.failed(name);
+        let kept = dir.join(format!("{}.log", node.plan.name));
+        let copied =
+            crate::home::create_private(&dir).and_then(|()| std::fs::copy(node.console(), &kept));
+        let console = match (copied, node.last_words()) {
+            (Ok(_), Some(line)) => format!("{}, whose last line is: {line}", kept.display()),
+            (Ok(_), None) => format!("{}, which is empty", kept.display()),
+            (Err(error), _) => format!("lost ({}: {error})", kept.display()),
+        };
+        let node = &node.plan.name;
+        fault::internal(format!("node {node} did not come up: {why}; its console is {console}"))
     }
 
     async fn drop_node(&self, name: &ClusterName, row: &NodeRow) -> Result<()> {
@@ -418,6 +441,8 @@ impl Clusters {
         }
         crate::home::remove_tree(&dir)
             .map_err(|error| fault::internal(format!("{}: {error}", dir.display())))?;
+        let owner = format!("{name}/{}", row.name);
+        self.host.images.unpin_all(&owner).await.map_err(fault::internal)?;
         self.host.state.remove_node(name, &row.name)
     }
 
@@ -441,6 +466,7 @@ impl Clusters {
         let dir = self.host.home.cluster(name);
         crate::home::remove_tree(dir.path())
             .map_err(|error| fault::internal(format!("{}: {error}", dir.path().display())))?;
+        self.host.images.unpin_all(name.as_str()).await.map_err(fault::internal)?;
         self.host.state.remove_cluster(name)
     }
 
@@ -478,25 +504,31 @@ fn take(left: &mut HashMap<PathBuf, Process>, dir: &PathBuf) -> HashMap<PathBuf,
     left.extract_if(|owner, _| owner.starts_with(dir)).collect()
 }
 
+/// Until the cluster knows the node as ready; else why it does not.
 async fn wait_ready(
     node: &Node,
     ready: tokio::sync::oneshot::Receiver<()>,
-) -> std::result::Result<(), ApiError> {
-    let mut state = node.state();
-    let down = state.wait_for(|state| matches!(state, NodeState::Down(_)));
-    let waited = async {
-        tokio::select! {
-            down = down => match down.as_deref() {
-                Ok(NodeState::Down(why)) => Err(fault::internal(why)),
-                _ => Err(fault::internal("its supervision ended")),
-            },
-            ready = ready => ready.map_err(|_| fault::internal("it was removed")),
-        }
+) -> std::result::Result<(), String> {
+    let (mut up, mut state) = (node.state(), node.state());
+    let ended = state.wait_for(|state| matches!(state, NodeState::Down(_) | NodeState::Stopped));
+    let registered = async {
+        // An error is that of a node whose supervision ended, and that is waited for as well.
+        drop(up.wait_for(|state| matches!(state, NodeState::Up(_))).await);
+        timeout(REGISTER_LIMIT, ready).await
     };
-    let seconds = NODE_LIMIT.as_secs();
-    timeout(NODE_LIMIT, waited).await.unwrap_or_else(|_| {
-        Err(fault::internal(format!("not ready within {seconds} s; see its console")))
-    })
+    tokio::select! {
+        ended = ended => Err(match ended.as_deref() {
+            Ok(NodeState::Down(why)) => why.clone(),
+            _ => "it was stopped".to_owned(),
+        }),
+        registered = registered => match registered {
+            Ok(ready) => ready.map_err(|_| "it was removed".to_owned()),
+            Err(_) => {
+                let seconds = REGISTER_LIMIT.as_secs();
+                Err(format!("it booted, but the cluster did not know it within {seconds} s"))
+            }
+        },
+    }
 }
 
 fn node_status(row: NodeRow, node: Option<&Node>) -> NodeStatus {

@@ -78,6 +78,11 @@ impl Home {
         self.root.join("clusters")
     }
 
+    /// Where the consoles of a cluster's nodes that did not come up are kept.
+    pub(crate) fn failed(&self, name: &ClusterName) -> PathBuf {
+        self.root.join("failed").join(name.as_str())
+    }
+
     pub(crate) fn cluster(&self, name: &ClusterName) -> ClusterDir {
         ClusterDir(self.clusters().join(name.as_str()))
     }

@@ -129,7 +129,12 @@ mod tests {
         let mut command = Command::new("sleep");
         command.arg("60");
         let mut first = Process::start(command, &owner, &dir.path().join("log")).unwrap();
+        // A process that was just spawned may have no environment yet.
         let mut found = find(dir.path());
+        while found.is_empty() {
+            tokio::task::yield_now().await;
+            found = find(dir.path());
+        }
         let mut again = found.remove(&owner).unwrap();
         assert!(found.is_empty());
         assert_eq!(again.pid(), first.pid());

@@ -1,5 +1,6 @@
 //! Nodes' microVMs: from their files to a running agent, and what becomes of them.
 
+mod backoff;
 pub(crate) mod disk;
 mod monitor;
 mod node;

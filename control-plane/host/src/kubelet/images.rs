@@ -80,13 +80,27 @@ impl Backoff {
     }
 }
 
-/// Every container's image, its layers attached to the node, by container name.
+/// What pins a pod's images in the store, so that they stay while it may start containers.
+fn pin_owner(context: &Context, node: &str, uid: &str) -> String {
+    format!("{}/{node}/{uid}", context.cluster)
+}
+
+/// Gives a pod's images back: the pod is gone.
+pub(super) async fn release(context: &Context, node: &str, uid: &str) {
+    if let Err(error) = context.host.images.unpin_all(&pin_owner(context, node, uid)).await {
+        tracing::warn!(node, uid, "unpinning a pod's images: {error}");
+    }
+}
+
+/// Every container's image, pinned for the pod, its layers attached to the node, by container name.
 pub(super) async fn ensure(
     context: &Context,
     node: &Node,
     up: &Up,
     pod: &Value,
+    uid: &str,
 ) -> Result<BTreeMap<String, ContainerImage>, ImageError> {
+    let owner = pin_owner(context, &node.plan.name, uid);
     let mut images = BTreeMap::new();
     for list in ["/spec/initContainers", "/spec/containers"] {
         for container in pod.pointer(list).and_then(Value::as_array).into_iter().flatten() {
@@ -103,6 +117,9 @@ pub(super) async fn ensure(
             let image = obtain(context, pod, reference, policy)
                 .await
                 .map_err(|(kind, problem)| failed(kind, problem))?;
+            // It may have been removed in this moment: then the next try pulls it.
+            let pinned = context.host.images.pin(image.id, &owner).await;
+            pinned.map_err(|error| failed(Kind::Pull, error.to_string()))?;
             let mut layers = Vec::with_capacity(image.layers.len());
             for layer in &image.layers {
                 let digest = layer.diff_id.to_string();

@@ -117,6 +117,7 @@ impl Worker {
                 Next::Wait => None,
                 Next::Until(time) => Some(time),
                 Next::End => {
+                    images::release(&self.context, &self.node.plan.name, &self.uid).await;
                     drop(
                         self.context.host.state.free_pod_address(&self.context.cluster, &self.uid),
                     );
@@ -206,7 +207,7 @@ impl Worker {
                     .is_some_and(|t| !t.is_null())
         });
         let images = tokio::select! {
-            images = images::ensure(&self.context, &self.node, up, object) => images,
+            images = images::ensure(&self.context, &self.node, up, object, &self.uid) => images,
             // Seen in the next step.
             _ = deleted => return Next::Until(Instant::now()),
         };

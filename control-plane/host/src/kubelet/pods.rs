@@ -275,6 +275,7 @@ async fn follow_boot(context: &Context, node: &str, up: &Up) -> Result<(), Clien
                 for uid in strays {
                     tracing::info!(node, uid, "removing a pod that is in the API no more");
                     up.agent().await?.remove_pod(&uid, 0).await?;
+                    super::images::release(context, node, &uid).await;
                     context.pods.forget(&uid);
                 }
             }

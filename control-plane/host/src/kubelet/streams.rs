@@ -22,7 +22,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 
 use super::Context;
 use super::endpoint::{Body, Target, text};
@@ -340,8 +341,10 @@ async fn bridge(
             };
             let last = to_client(STATUS, last.to_string().as_bytes());
             if to_socket.send(last).await.is_ok() {
-                // A client that is gone need not be told that this is the end.
-                let _ = to_socket.close().await;
+                // kubectl takes any other code for a failure. A client that is gone need not be
+                // told that this is the end.
+                let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                let _ = to_socket.send(Message::Close(Some(normal))).await;
             }
             return;
         }

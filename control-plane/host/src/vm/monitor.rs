@@ -158,10 +158,10 @@ fn failed(path: &Path, error: &io::Error) -> ApiError {
     }
 }
 
-/// The last line that the monitor wrote: why it ended.
-pub(super) fn last_line(dir: &Path) -> Option<String> {
+/// The last line of a log that says something.
+pub(super) fn last_line(log: &Path) -> Option<String> {
     const TAIL: u64 = 4096;
-    let mut file = File::open(dir.join(VMM_LOG)).ok()?;
+    let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();
@@ -195,7 +195,7 @@ pub(super) fn end(dir: &Path, status: Option<std::process::ExitStatus>) -> End {
         },
         None => "the monitor ended".to_owned(),
     };
-    End::Failed(match last_line(dir) {
+    End::Failed(match last_line(&dir.join(VMM_LOG)) {
         Some(line) => format!("{how}: {line}"),
         None => how,
     })

@@ -5,7 +5,7 @@
 //! Stopped ───────────▶ Starting ───────────────────▶ Up
 //!    ▲                  ▲     │ does not start         │ monitor ended, agent silent
 //!    │      back-off    │     ▼                        │
-//!    └── not wanted ── Down ◀──────────────────────────┘   (a guest's reset: Starting at once)
+//!    └── not wanted ── Down ◀──────────────────────────┘   (a settled guest's reset: Starting)
 //! ```
 
 use std::collections::HashSet;
@@ -23,6 +23,7 @@ use bulkhead_host_api::{ApiError, NodeShape};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::backoff::Backoff;
 use super::monitor::{self, End, MTU};
 use super::ranges::Ranges;
 use super::socket::SocketDir;
@@ -54,10 +55,6 @@ const POD_GRACE: u32 = 30;
 
 /// Memory that a node keeps for its kernel and agent, in bytes.
 const RESERVED_MEMORY: u64 = 32 << 20;
-
-/// Restarts wait 1 s, 2 s, 4 s … up to this; a run of as long as [`STEADY`] starts over.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
-const STEADY: Duration = Duration::from_secs(300);
 
 /// What does not change while a node exists.
 #[derive(Debug, Clone)]
@@ -91,6 +88,7 @@ pub(crate) enum NodeState {
 pub(crate) struct Up {
     pub(crate) info: NodeInfo,
     sockets: SocketDir,
+    since: Instant,
 }
 
 impl Up {
@@ -174,6 +172,11 @@ impl Node {
         self.plan.dir.join(monitor::CONSOLE)
     }
 
+    /// The last line on the guest's console, if there is one.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        monitor::last_line(&self.console())
+    }
+
     /// Ends the node and its supervision; pods get their grace period if `gently`.
     pub(crate) async fn stop(&self, gently: bool) {
         self.wanted.send_replace(if gently { Wanted::Stop } else { Wanted::Kill });
@@ -186,30 +189,42 @@ impl Node {
     async fn supervise(self: Arc<Self>, adopted: Option<Process>) {
         let mut wanted = self.wanted.subscribe();
         let mut left = adopted;
-        let mut backoff = Duration::ZERO;
+        let mut backoff = Backoff::default();
         while *wanted.borrow() == Wanted::Run {
-            let began = Instant::now();
             let end = self.run_once(left.take(), &mut wanted).await;
             self.pid.store(0, Ordering::Relaxed);
-            let message = match end {
+            let up = self.up_for();
+            let (message, wait) = match end {
                 End::Asked => break,
-                End::Reset => {
-                    tracing::info!(node = self.plan.name, "the guest was reset: starting it again");
-                    self.state.send_replace(NodeState::Starting);
-                    continue;
-                }
-                End::Failed(message) => message,
+                End::Reset => match backoff.reset(up) {
+                    Some(wait) if up.is_zero() => {
+                        ("the guest reset itself before its agent answered".to_owned(), wait)
+                    }
+                    Some(wait) => {
+                        (format!("the guest reset itself {} s after boot", up.as_secs()), wait)
+                    }
+                    None => {
+                        tracing::info!(node = self.plan.name, "the guest rebooted");
+                        self.state.send_replace(NodeState::Starting);
+                        continue;
+                    }
+                },
+                End::Failed(message) => (message, backoff.failed(up)),
             };
-            if began.elapsed() > STEADY {
-                backoff = Duration::ZERO;
-            }
-            backoff = (backoff * 2).clamp(Duration::from_secs(1), MAX_BACKOFF);
-            tracing::warn!(node = self.plan.name, "{message}; next start in {backoff:?}");
+            tracing::warn!(node = self.plan.name, "{message}; next start in {wait:?}");
             self.state.send_replace(NodeState::Down(message));
             // Either the time has come or something else is wanted.
-            let _ = timeout(backoff, other(&mut wanted)).await;
+            let _ = timeout(wait, other(&mut wanted)).await;
         }
         self.state.send_replace(NodeState::Stopped);
+    }
+
+    /// How long the agent answered in the run that has just ended.
+    fn up_for(&self) -> Duration {
+        match &*self.state.borrow() {
+            NodeState::Up(up) => up.since.elapsed(),
+            _ => Duration::ZERO,
+        }
     }
 
     async fn run_once(
@@ -315,7 +330,7 @@ impl Node {
         })??;
         let config = self.identity().map_err(|error| error.message)?;
         agent.configure(config).await.map_err(|error| format!("configuring the agent: {error}"))?;
-        Ok(Up { info, sockets })
+        Ok(Up { info, sockets, since: Instant::now() })
     }
 
     fn identity(&self) -> Result<NodeConfig, ApiError> {

@@ -10,6 +10,10 @@ pub(crate) const SLOT: u64 = 1 << 30;
 /// How many slots the disk has; slot 0 stays empty, since partitions count from 1.
 pub(crate) const SLOTS: u32 = 1024;
 
+/// The last slot that a layer may begin at: it names the layer's partition, and the guest's kernel
+/// numbers a disk's partitions up to this (`DISK_MAX_PARTS` less one).
+const LAST_START: u32 = 255;
+
 /// The disk's size in bytes.
 pub(crate) const DISK_SIZE: u64 = SLOT * SLOTS as u64;
 
@@ -54,7 +58,7 @@ impl Ranges {
             }
             start = slot.saturating_add(u32::try_from(count).unwrap_or(SLOTS));
         }
-        if u64::from(start) + wanted > u64::from(SLOTS) {
+        if start > LAST_START || u64::from(start) + wanted > u64::from(SLOTS) {
             return Err(Full { layer: layer.to_owned(), length });
         }
         Ok(range(start, length))
@@ -106,11 +110,22 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_an_error_that_names_the_layer() {
+    fn a_layer_beyond_the_last_partition_that_the_kernel_numbers_is_an_error_that_names_it() {
         let mut ranges = Ranges::default();
-        assert_eq!(put(&mut ranges, "most", 1022 * SLOT), Ok(1));
-        assert_eq!(put(&mut ranges, "last", SLOT), Ok(1023));
+        for slot in 1..=LAST_START {
+            assert_eq!(put(&mut ranges, &slot.to_string(), 1), Ok(slot));
+        }
         let error = put(&mut ranges, "more", 1).unwrap_err();
         assert!(error.to_string().contains("layer more"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_layer() {
+        let mut ranges = Ranges::default();
+        assert_eq!(put(&mut ranges, "first", SLOT), Ok(1));
+        let error = put(&mut ranges, "large", 1023 * SLOT).unwrap_err();
+        assert!(error.to_string().contains("layer large"), "{error}");
+        assert_eq!(put(&mut ranges, "rest", 1022 * SLOT), Ok(2));
+        assert!(put(&mut ranges, "more", 1).is_err());
     }
 }
