@@ -64,11 +64,10 @@ impl Api {
             if object == current {
                 return Ok(object);
             }
-            let causes = {
-                let mut causes = validate(place, &object);
+            let mut causes = validate(place, &object);
+            if target != Target::Whole {
                 (resource.behaviour.validate_update)(&object, &current, &mut causes);
-                causes
-            };
+            }
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, name, causes));
             }

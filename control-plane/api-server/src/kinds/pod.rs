@@ -264,16 +264,11 @@ fn one_of(object: &Value, path: &str, field: &str, supported: &[&str], causes: &
     }
 }
 
-/// A pod's spec is fixed, but for images, deadlines and added tolerations.
+/// A pod's spec is fixed, but for images, deadlines and added tolerations. Binding, the one way to
+/// a node, is no update.
 pub(super) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let mut allowed = old["spec"].clone();
-    let fields =
-        ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "nodeName"];
-    for field in fields {
-        // Binding is the one way to a node, and only from none.
-        if field == "nodeName" && !object::text(old, "spec.nodeName").is_empty() {
-            continue;
-        }
+    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
         if field == "terminationGracePeriodSeconds" && old["spec"][field].as_i64() >= Some(0) {
             continue;
         }
@@ -384,8 +379,10 @@ mod tests {
         assert!(!refused(&new));
         new["spec"]["containers"][0]["command"] = json!(["sh"]);
         assert!(refused(&new));
-        let mut new = old.clone();
-        new["spec"]["containers"] = json!([]);
-        assert!(refused(&new));
+        for (field, value) in [("containers", json!([])), ("nodeName", json!("n1"))] {
+            let mut new = old.clone();
+            new["spec"][field] = value;
+            assert!(refused(&new), "{field}");
+        }
     }
 }
