@@ -1,15 +1,26 @@
-//! A real kubectl against the real server. `KUBECTL` names the binary, else the path is searched;
-//! where there is none, the test says so and has nothing to test.
+//! A real kubectl against the real server: the one that `KUBECTL` names, else the one that
+//! `ci/install-tools` puts into the workspace's `target/tools`.
 
 mod common;
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use common::{Cluster, add_node};
 
+fn binary() -> PathBuf {
+    let installed =
+        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/kubectl-1.36").into();
+    let binary = std::env::var_os("KUBECTL").unwrap_or_else(installed);
+    let version = Command::new(&binary).args(["version", "--client"]).output();
+    let works = version.is_ok_and(|output| output.status.success());
+    assert!(works, "{} does not run: ci/install-tools installs it", binary.display());
+    binary.into()
+}
+
 struct Kubectl<'a> {
-    binary: String,
+    binary: PathBuf,
     cluster: &'a Cluster,
 }
 
@@ -49,11 +60,7 @@ spec:
 
 #[tokio::test]
 async fn the_everyday_commands() {
-    let binary = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
-    if Command::new(&binary).args(["version", "--client"]).output().is_err() {
-        eprintln!("no {binary} here: nothing to test with");
-        return;
-    }
+    let binary = binary();
     let cluster = Cluster::start();
     let server = format!("https://{}", cluster.address);
     let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
@@ -128,11 +135,7 @@ async fn the_everyday_commands() {
 
 #[tokio::test]
 async fn a_watch_prints_changes() {
-    let binary = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
-    if Command::new(&binary).args(["version", "--client"]).output().is_err() {
-        eprintln!("no {binary} here: nothing to test with");
-        return;
-    }
+    let binary = binary();
     let cluster = Cluster::start();
     let server = format!("https://{}", cluster.address);
     let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
