@@ -129,3 +129,62 @@ async fn delete(client: &Arc<dyn Client>, key: &str, node: &str, uid: &str) {
         Err(error) => tracing::warn!(pod = key, %error, "deleting a pod of a node that is gone"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::testing::{Asked, Objects};
+
+    fn node(name: &str) -> Value {
+        json!({"metadata": {"name": name}})
+    }
+
+    fn pod(name: &str, node: Option<&str>) -> Value {
+        let metadata = json!({"namespace": "default", "name": name, "uid": format!("{name}-uid")});
+        json!({"metadata": metadata, "spec": {"nodeName": node}})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_a_node_that_stays_away_go_and_no_others() {
+        let objects = Objects::new([
+            (Kind::NODES, vec![node("stays"), node("goes")]),
+            (
+                Kind::PODS,
+                vec![pod("kept", Some("stays")), pod("lost", Some("goes")), pod("pending", None)],
+            ),
+        ]);
+        let client: Arc<dyn Client> = objects.clone();
+        let controller = tokio::spawn(orphaned_pods(client, QUARANTINE));
+        sleep(QUARANTINE * 2).await;
+        assert_eq!(objects.asked(), []);
+        objects.change(Kind::NODES, &Change::Gone(node("goes")));
+        sleep(QUARANTINE - Duration::from_secs(1)).await;
+        assert_eq!(objects.asked(), []);
+        sleep(QUARANTINE / 2).await;
+        let mut asked = objects.asked();
+        // The object is still there: it is asked for again.
+        asked.dedup();
+        assert_eq!(asked, [Asked::DeletePod("lost".into(), "lost-uid".into())]);
+        controller.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_a_node_that_comes_back_in_time_stay() {
+        let objects =
+            Objects::new([(Kind::NODES, vec![node("n")]), (Kind::PODS, vec![pod("p", Some("n"))])]);
+        let client: Arc<dyn Client> = objects.clone();
+        let controller = tokio::spawn(orphaned_pods(client, QUARANTINE));
+        for _ in 0..3 {
+            sleep(QUARANTINE / 2).await;
+            objects.change(Kind::NODES, &Change::Gone(node("n")));
+            sleep(QUARANTINE / 2).await;
+            objects.change(Kind::NODES, &Change::Present(node("n")));
+        }
+        sleep(QUARANTINE).await;
+        assert_eq!(objects.asked(), []);
+        controller.abort();
+    }
+}

@@ -16,6 +16,8 @@ mod informer;
 mod lifecycle;
 mod quantity;
 mod scheduler;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 

@@ -104,3 +104,70 @@ async fn mark(client: &Arc<dyn Client>, node: &str) {
         Err(error) => tracing::warn!(node, %error, "marking a silent node"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::testing::{Asked, Objects};
+
+    fn node(name: &str, ready: &str) -> Value {
+        let condition = json!({"type": "Ready", "status": ready});
+        json!({"metadata": {"name": name}, "status": {"conditions": [condition]}})
+    }
+
+    fn lease(name: &str, renewed: &str) -> Value {
+        json!({
+            "metadata": {"name": name, "namespace": "kube-node-lease"},
+            "spec": {"renewTime": renewed},
+        })
+    }
+
+    /// The names of the nodes that were marked, each with its new state.
+    fn marked(objects: &Objects) -> Vec<(String, Value)> {
+        let names = objects.asked().into_iter().map(|asked| match asked {
+            Asked::PatchStatus(name, patch) => {
+                (name, patch["status"]["conditions"][0]["status"].clone())
+            }
+            other @ Asked::DeletePod(..) => panic!("{other:?}"),
+        });
+        names.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_lease_lapses_is_unknown_and_one_that_renews_is_left_alone() {
+        let objects = Objects::new([
+            (Kind::NODES, vec![node("silent", "True"), node("alive", "True")]),
+            (Kind::LEASES, vec![lease("silent", "0"), lease("alive", "0")]),
+        ]);
+        let client: Arc<dyn Client> = objects.clone();
+        let controller = tokio::spawn(run(client, GRACE));
+        for second in 0..38 {
+            sleep(Duration::from_secs(1)).await;
+            let renewed = lease("alive", &second.to_string());
+            objects.change(Kind::LEASES, &Change::Present(renewed));
+        }
+        assert_eq!(marked(&objects), []);
+        sleep(Duration::from_secs(8)).await;
+        assert_eq!(marked(&objects), [(String::from("silent"), json!("Unknown"))]);
+        objects.change(Kind::NODES, &Change::Present(node("silent", "Unknown")));
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(marked(&objects), [], "it is marked once");
+        controller.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_a_lease_gets_its_time_and_a_deleted_one_is_forgotten() {
+        let objects =
+            Objects::new([(Kind::NODES, vec![node("new", "True"), node("gone", "True")])]);
+        let client: Arc<dyn Client> = objects.clone();
+        let controller = tokio::spawn(run(client, GRACE));
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(marked(&objects), []);
+        objects.change(Kind::NODES, &Change::Gone(node("gone", "True")));
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(marked(&objects), [(String::from("new"), json!("Unknown"))]);
+        controller.abort();
+    }
+}
