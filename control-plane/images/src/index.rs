@@ -174,10 +174,14 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets everything that `owner` uses.
+    /// Forgets everything that `owner`, or an owner below it, uses.
     pub(crate) fn unpin_all(&self, owner: &str) -> Result<()> {
         self.write(|transaction| {
-            transaction.execute("DELETE FROM pins WHERE owner = ?1", [owner])
+            transaction.execute(
+                "DELETE FROM pins
+                     WHERE owner = ?1 OR substr(owner, 1, length(?1) + 1) = ?1 || '/'",
+                [owner],
+            )
         })?;
         Ok(())
     }

@@ -187,8 +187,8 @@ impl Store {
         .await
     }
 
-    /// Keeps an image and its layers' files until `owner` (a node) unpins it, across restarts.
-    /// Pinning twice is pinning once.
+    /// Keeps an image and its layers' files until `owner` unpins it, across restarts. Pinning twice
+    /// is pinning once. Owners are named like paths, `cluster/node/pod`.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Index`].
@@ -214,7 +214,8 @@ impl Store {
         .await
     }
 
-    /// Takes all pins of `owner` back: the node is gone.
+    /// Takes back all pins of `owner` and of the owners below it: a pod, a node with its pods, or a
+    /// cluster with its nodes is gone.
     ///
     /// # Errors
     /// As [`Self::unpin`].

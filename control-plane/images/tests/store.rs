@@ -245,6 +245,20 @@ async fn a_pinned_image_stays_until_it_is_unpinned() {
 }
 
 #[tokio::test]
+async fn a_node_that_goes_takes_its_pods_pins_along_and_no_others() {
+    let (_dir, store) = store().await;
+    let image = import(&store, small("1").path(), None).await.unwrap();
+    for owner in ["c/node-1/pod-1", "c/node-1/pod-2", "c/node-10/pod-3", "c/node-1"] {
+        store.pin(image.id, owner).await.unwrap();
+    }
+    store.unpin_all("c/node-1").await.unwrap();
+    let error = store.remove("example.org/small:1").await.unwrap_err();
+    assert!(error.to_string().contains("in use by c/node-10/pod-3:"), "{error}");
+    store.unpin_all("c").await.unwrap();
+    store.remove("example.org/small:1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_layer_that_vanished_is_not_resolved_and_comes_back() {
     let (_dir, store) = store().await;
     let layout = small("1");
