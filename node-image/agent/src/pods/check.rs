@@ -1,6 +1,11 @@
 //! What a pod may ask that parses but that this agent cannot do: refused by its path, so that
 //! nothing a user asked for is dropped silently.
 
+use std::{
+    net::IpAddr,
+    path::{Component, Path},
+};
+
 use bulkhead_agent_protocol::{
     AgentError, ErrorReason, Pod, PodAssignment, Quantity,
     pod::{Container, EnvVarSource, RestartPolicy},
@@ -33,6 +38,20 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
     match spec.dns_policy.as_deref() {
         None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default") => {}
         Some(other) => return Err(format!("spec.dnsPolicy: {other} is not supported")),
+    }
+    dns_name(&pod.metadata.name).map_err(|why| format!("metadata.name: {why}"))?;
+    for (field, label) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
+        // Empty is not said.
+        if let Some(label) = label.as_deref().filter(|label| !label.is_empty()) {
+            name(label).map_err(|why| format!("spec.{field}: {why}"))?;
+        }
+    }
+    for (index, alias) in spec.host_aliases.iter().enumerate() {
+        let at = format!("spec.hostAliases[{index}]");
+        alias.ip.parse::<IpAddr>().map_err(|_| format!("{at}.ip: {:?} is no IP", alias.ip))?;
+        for hostname in &alias.hostnames {
+            dns_name(hostname).map_err(|why| format!("{at}.hostnames: {why}"))?;
+        }
     }
     for (index, volume) in spec.volumes.iter().enumerate() {
         let Some(empty_dir) = &volume.empty_dir else {
@@ -94,8 +113,12 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
         _ => return Err("restartPolicy: only Always, and only on an init container".into()),
     }
     for (index, variable) in container.env.iter().enumerate() {
-        if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
+        if variable.name.is_empty() || variable.name.contains(|c: char| c == '=' || c.is_control())
+        {
             return Err(format!("env[{index}].name: {:?} is not a name", variable.name));
+        }
+        if variable.value.as_ref().is_some_and(|value| value.contains('\0')) {
+            return Err(format!("env[{index}].value: contains a NUL"));
         }
         if let Some(EnvVarSource::FieldRef(source)) = &variable.value_from {
             env::field(pod, &source.field_path, Addresses::default()).ok_or_else(|| {
@@ -123,14 +146,14 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
         if !pod.spec.volumes.iter().any(|volume| volume.name == mount.name) {
             return Err(format!("volumeMounts[{index}].name: no volume {}", mount.name));
         }
-        if !mount.mount_path.starts_with('/') || mount.mount_path == "/" {
+        if !below_root(&mount.mount_path) {
             return Err(format!(
-                "volumeMounts[{index}].mountPath: {:?} is not an absolute path below /",
+                "volumeMounts[{index}].mountPath: {:?} is not an absolute path below /, without ..",
                 mount.mount_path
             ));
         }
-        let sub_path = std::path::Path::new(mount.sub_path.as_deref().unwrap_or_default());
-        if sub_path.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+        let sub_path = Path::new(mount.sub_path.as_deref().unwrap_or_default());
+        if sub_path.components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(format!("volumeMounts[{index}].subPath: must be relative, without .."));
         }
     }
@@ -160,13 +183,28 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
     Ok(())
 }
 
-/// A DNS label: it becomes part of paths.
+/// Whether a path is absolute, names something below `/`, and stays there.
+fn below_root(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    parts.next() == Some(Component::RootDir)
+        && parts.clone().next().is_some()
+        && parts.all(|part| matches!(part, Component::Normal(_)))
+        && !path.contains('\0')
+}
+
+/// A DNS label: it becomes part of paths and of `/etc/hosts`.
 fn name(name: &str) -> Check {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
+    let edge = name.starts_with('-') || name.ends_with('-');
+    if name.is_empty() || name.len() > 63 || edge || !name.chars().all(legal) {
         return Err(format!("{name:?} is not a DNS label"));
     }
     Ok(())
+}
+
+/// DNS labels with dots between them.
+fn dns_name(text: &str) -> Check {
+    text.split('.').try_for_each(name).map_err(|_| format!("{text:?} is not a DNS name"))
 }
 
 /// Whether the kernel keeps a sysctl per network or IPC namespace.
@@ -216,6 +254,26 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_its_path() {
         assert_eq!(refusal(json!({})), "");
+        assert_eq!(
+            refusal(json!({
+                "hostname": "web",
+                "subdomain": "sites",
+                "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["db", "db.example.org"]}],
+                "volumes": [{"name": "v", "emptyDir": {}}],
+                "container": {
+                    "env": [{"name": "A.b", "value": "two\nlines"}],
+                    "volumeMounts": [{"name": "v", "mountPath": "/var//cache/"}],
+                },
+            })),
+            ""
+        );
+        for path in ["v", "/", "//", "/v/../w", "/..", ""] {
+            let message = refusal(json!({
+                "volumes": [{"name": "v", "emptyDir": {}}],
+                "container": {"volumeMounts": [{"name": "v", "mountPath": path}]},
+            }));
+            assert!(message.contains("volumeMounts[0].mountPath"), "{path}: {message}");
+        }
         for (patch, path) in [
             (json!({"shareProcessNamespace": true}), "spec.shareProcessNamespace"),
             (json!({"dnsPolicy": "None"}), "spec.dnsPolicy"),
@@ -249,6 +307,16 @@ mod tests {
             ),
             (json!({"container": {"securityContext": {"capabilities": {"add": ["FLY"]}}}}), "FLY"),
             (json!({"container": {"workingDir": "x"}}), "workingDir"),
+            (json!({"hostname": "a\n127.0.0.1 b"}), "spec.hostname"),
+            (json!({"hostname": "-a"}), "spec.hostname"),
+            (json!({"subdomain": "a b"}), "spec.subdomain"),
+            (json!({"hostAliases": [{"ip": "10.0.0.1\n", "hostnames": []}]}), "hostAliases[0].ip"),
+            (
+                json!({"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a\n10.0.0.2 b"]}]}),
+                "spec.hostAliases[0].hostnames",
+            ),
+            (json!({"container": {"env": [{"name": "A\n", "value": "x"}]}}), "env[0].name"),
+            (json!({"container": {"env": [{"name": "A", "value": "x\0B=y"}]}}), "env[0].value"),
         ] {
             let message = refusal(patch);
             assert!(message.contains(path), "{path}: {message}");

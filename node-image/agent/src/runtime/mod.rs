@@ -33,7 +33,8 @@ impl PodContext {
 
     /// The pod's hostname: `spec.hostname`, or its name cut to a label's length.
     pub(crate) fn hostname(&self) -> &str {
-        let name = self.pod.spec.hostname.as_deref().unwrap_or(&self.pod.metadata.name);
+        let said = self.pod.spec.hostname.as_deref().filter(|said| !said.is_empty());
+        let name = said.unwrap_or(&self.pod.metadata.name);
         name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
     }
 }
