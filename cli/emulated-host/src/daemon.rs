@@ -420,6 +420,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().canonicalize().unwrap();
         let mut child = Command::new("sleep").arg("60").arg0_pid_file(&home).spawn().unwrap();
+        // QEMU writes the file when it runs; a process that was just spawned may have no command
+        // line yet.
+        while fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         fs::write(home.join(PID), child.id().to_string()).unwrap();
         let seen = status(&home);
         child.kill().unwrap();
