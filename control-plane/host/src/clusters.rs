@@ -418,8 +418,8 @@ impl Clusters {
         let copied =
             crate::home::create_private(&dir).and_then(|()| std::fs::copy(node.console(), &kept));
         let console = match (copied, node.last_words()) {
-            (Ok(_), Some(line)) => format!("{}, whose last line is: {line}", kept.display()),
-            (Ok(_), None) => format!("{}, which is empty", kept.display()),
+            (Ok(_), Some(words)) => format!("{} and says: {words}", kept.display()),
+            (Ok(_), None) => format!("{} and empty", kept.display()),
             (Err(error), _) => format!("lost ({}: {error})", kept.display()),
         };
         let node = &node.plan.name;

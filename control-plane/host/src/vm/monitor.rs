@@ -158,16 +158,33 @@ fn failed(path: &Path, error: &io::Error) -> ApiError {
     }
 }
 
-/// The last line of a log that says something.
-pub(super) fn last_line(log: &Path) -> Option<String> {
+/// The last line of a monitor's log or a guest's console that says something.
+fn last_line(log: &Path) -> Option<String> {
+    tail(log)?.lines().rev().find_map(readable)
+}
+
+/// What a guest said last on its console: its kernel's panic, else the last line.
+pub(super) fn last_words(console: &Path) -> Option<String> {
+    let tail = tail(console)?;
+    let panic = tail.lines().rev().find(|line| line.contains("Kernel panic"));
+    panic.and_then(readable).or_else(|| tail.lines().rev().find_map(readable))
+}
+
+fn tail(log: &Path) -> Option<String> {
     const TAIL: u64 = 4096;
     let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).ok()?;
-    let tail = String::from_utf8_lossy(&tail);
-    Some(tail.lines().rev().find(|line| !line.trim().is_empty())?.trim().to_owned())
+    Some(String::from_utf8_lossy(&tail).into_owned())
+}
+
+/// A line without what could act on a terminal, if anything is left of it.
+fn readable(line: &str) -> Option<String> {
+    const LONGEST: usize = 300;
+    let line: String = line.trim().chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    (!line.is_empty()).then_some(line)
 }
 
 /// How a node's run ended.
@@ -218,5 +235,44 @@ pub(super) async fn add_range(
         Ok(()) => Ok(()),
         Err(ClientError::Refused { status: 400..=499, .. }) if again => Ok(()),
         Err(error) => Err(fault::internal(format!("adding a layer to the node: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_last_words_are_its_panic_and_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = dir.path().join(CONSOLE);
+        assert_eq!(last_words(&console), None);
+        std::fs::write(&console, "\n \r\n").unwrap();
+        assert_eq!(last_words(&console), None);
+        std::fs::write(&console, "booting\nfailed: \x1b[2Jx\x07\r\n\n").unwrap();
+        assert_eq!(last_words(&console).unwrap(), "failed: [2Jx");
+        let panic = "[1.0] Kernel panic - not syncing: no init\r\n[2.0] Rebooting in 1 seconds..";
+        std::fs::write(&console, "x\n".repeat(4000) + panic).unwrap();
+        assert_eq!(last_words(&console).unwrap(), "[1.0] Kernel panic - not syncing: no init");
+        assert_eq!(last_line(&console).unwrap(), "[2.0] Rebooting in 1 seconds..");
+        std::fs::write(&console, "y".repeat(9000)).unwrap();
+        assert_eq!(last_words(&console).unwrap().len(), 300);
+    }
+
+    #[test]
+    fn a_reset_is_told_from_a_failure_which_says_what_the_monitor_said() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let exited = |code| Some(std::process::ExitStatus::from_raw(code << 8));
+        assert_eq!(end(dir.path(), exited(RESET_EXIT_CODE)), End::Reset);
+        std::fs::write(dir.path().join(VMM_LOG), "triple fault\n\n").unwrap();
+        let said = |status| match end(dir.path(), status) {
+            End::Failed(message) => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(said(exited(12)), "the monitor ended with exit code 12: triple fault");
+        let killed = Some(std::process::ExitStatus::from_raw(9));
+        assert_eq!(said(killed), "the monitor was ended by signal 9: triple fault");
+        assert_eq!(said(None), "the monitor ended: triple fault");
     }
 }

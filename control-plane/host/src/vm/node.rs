@@ -172,9 +172,9 @@ impl Node {
         self.plan.dir.join(monitor::CONSOLE)
     }
 
-    /// The last line on the guest's console, if there is one.
+    /// What the guest said last on its console, if anything.
     pub(crate) fn last_words(&self) -> Option<String> {
-        monitor::last_line(&self.console())
+        monitor::last_words(&self.console())
     }
 
     /// Ends the node and its supervision; pods get their grace period if `gently`.
