@@ -4,12 +4,11 @@ use bulkhead_store::{StoreError, Write};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{Api, CHANGED, List, Place, decode, encode, store_failure};
+use super::{ATTEMPTS, Api, CHANGED, List, Place, encode, store_failure};
 use crate::object;
 use crate::options::{DeleteOptions, ReadOptions};
 use crate::status::Result;
 
-const ATTEMPTS: usize = 10;
 /// `terminationGracePeriodSeconds` where a pod says none.
 const DEFAULT_GRACE: u64 = 30;
 
@@ -36,9 +35,7 @@ impl Api {
         let resource = &place.resource;
         let key = place.key(name);
         for _ in 0..ATTEMPTS {
-            let entry = self.store.get(&key).await.map_err(|error| store_failure(&error))?;
-            let entry = entry.ok_or_else(|| place.not_found(name))?;
-            let current = decode(resource, &entry)?;
+            let (current, expected) = self.current(place, name).await?;
             check_preconditions(place, name, options, &current)?;
             let grace = resource.graceful_deletion.then(|| grace(options, &current));
             let marked = mark(&current, grace);
@@ -49,10 +46,10 @@ impl Api {
                 return Ok(Deletion { object: marked, gone });
             }
             let write = if gone {
-                Write::Delete { key: key.clone(), expected: entry.revision }
+                Write::Delete { key: key.clone(), expected }
             } else {
                 let value = encode(resource, &marked)?;
-                Write::Update { key: key.clone(), value, expected: entry.revision }
+                Write::Update { key: key.clone(), value, expected }
             };
             match self.store.write(write).await {
                 Ok(revision) => {

@@ -63,6 +63,9 @@ impl Place {
     }
 }
 
+/// A write that others keep overtaking is tried so often.
+const ATTEMPTS: usize = 10;
+
 const CHANGED: &str = "the object has been modified; please apply your changes to the latest \
     version and try again";
 

@@ -41,8 +41,14 @@ impl Api {
     /// # Errors
     /// `NotFound`.
     pub async fn get(&self, place: &Place, name: &str) -> Result<Value> {
+        self.current(place, name).await.map(|(object, _)| object)
+    }
+
+    /// The object named `name`, and the revision that a write in its place expects.
+    pub(super) async fn current(&self, place: &Place, name: &str) -> Result<(Value, Revision)> {
         let entry = self.store.get(&place.key(name)).await.map_err(|e| store_failure(&e))?;
-        decode(&place.resource, &entry.ok_or_else(|| place.not_found(name))?)
+        let entry = entry.ok_or_else(|| place.not_found(name))?;
+        Ok((decode(&place.resource, &entry)?, entry.revision))
     }
 
     /// The objects of `place` that the options select.

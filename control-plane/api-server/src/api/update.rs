@@ -4,13 +4,10 @@ use bulkhead_store::{StoreError, Write};
 use serde_json::Value;
 
 use super::create::{check_namespace, check_type, validate};
-use super::{Api, CHANGED, Place, decode, encode, store_failure};
+use super::{ATTEMPTS, Api, CHANGED, Place, encode, store_failure};
 use crate::object;
 use crate::options::WriteOptions;
 use crate::status::{Result, Status};
-
-/// A patch that others keep overtaking is tried so often.
-const ATTEMPTS: usize = 10;
 
 /// The part of an object that a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,9 +53,7 @@ impl Api {
         let resource = &place.resource;
         let key = place.key(name);
         for _ in 0..ATTEMPTS {
-            let entry = self.store.get(&key).await.map_err(|error| store_failure(&error))?;
-            let entry = entry.ok_or_else(|| place.not_found(name))?;
-            let current = decode(resource, &entry)?;
+            let (current, expected) = self.current(place, name).await?;
             let changed = change(&current)?;
             let object = merge(place, name, target, &current, changed)?;
             if object == current {
@@ -75,10 +70,10 @@ impl Api {
                 return Ok(object);
             }
             let write = if is_released(resource.graceful_deletion, &object) {
-                Write::Delete { key: key.clone(), expected: entry.revision }
+                Write::Delete { key: key.clone(), expected }
             } else {
                 let value = encode(resource, &object)?;
-                Write::Update { key: key.clone(), value, expected: entry.revision }
+                Write::Update { key: key.clone(), value, expected }
             };
             match self.store.write(write).await {
                 Ok(revision) => {
