@@ -2,7 +2,7 @@
 //!
 //! | code | meaning |
 //! | --- | --- |
-//! | 0 | the guest powered off, or the API or the console ended it |
+//! | 0 | the guest powered off, or the API, the console or a signal (SIGTERM, SIGINT, SIGHUP) ended it |
 //! | 1 | a failure of the monitor itself |
 //! | 2 | bad configuration: command line, configuration, kernel or another file |
 //! | 3 | `/dev/kvm` is missing, not permitted, or lacks what the monitor needs |
@@ -23,6 +23,8 @@ pub enum Exit {
     Shutdown,
     /// Ctrl-A X on the console.
     ConsoleLeft,
+    /// A signal that asks the process to end, by its name.
+    Signal(&'static str),
     /// The guest asked the keyboard controller for a reset.
     Reset,
     /// The vCPU's exception could not be delivered, nor the double fault after it.
@@ -60,7 +62,7 @@ impl Exit {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::PowerOff | Self::Shutdown | Self::ConsoleLeft => 0,
+            Self::PowerOff | Self::Shutdown | Self::ConsoleLeft | Self::Signal(_) => 0,
             Self::Monitor(_) => 1,
             Self::Reset => 10,
             Self::TripleFault { .. } => 11,
@@ -75,6 +77,7 @@ impl std::fmt::Display for Exit {
             Self::PowerOff => write!(f, "the guest powered off"),
             Self::Shutdown => write!(f, "shut down on request"),
             Self::ConsoleLeft => write!(f, "console left"),
+            Self::Signal(name) => write!(f, "ended by {name}"),
             Self::Reset => write!(f, "the guest reset itself through the keyboard controller"),
             Self::TripleFault { vcpu } => write!(f, "triple fault on vCPU {vcpu}"),
             Self::InternalError { vcpu, suberror: 1, rip } => write!(

@@ -11,7 +11,8 @@
 //!    through the bus.
 //! 4. [`event_loop`] is the one thread on which everything else happens: queues' work, the console
 //!    and the HTTP [`api`].
-//! 5. [`exit`] says how it ended: an exit code and one line.
+//! 5. [`exit`] says how it ended: an exit code and one line. [`termination`] lets signals end it in
+//!    the same way.
 //!
 //! Guest bytes are hostile. A device never panics on them, never allocates by a number they name,
 //! and never waits for the guest.
@@ -30,6 +31,7 @@ pub mod layout;
 pub mod memory;
 pub mod metrics;
 pub mod probe;
+pub mod termination;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

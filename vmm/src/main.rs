@@ -13,6 +13,7 @@ use bulkhead_vmm::config::Inherited;
 use bulkhead_vmm::console::RawTerminal;
 use bulkhead_vmm::event_loop::{EventHandler, EventLoop, EventSet, Sources};
 use bulkhead_vmm::exit::{CODE_CONFIG, Exit, ExitSink};
+use bulkhead_vmm::termination::Termination;
 use bulkhead_vmm_api::ConsoleConfig;
 use clap::Parser;
 
@@ -54,6 +55,8 @@ fn run(start: Instant, arguments: Arguments) -> Result<Exit, Failure> {
     let exit = Arc::new(ExitSink::new().map_err(host)?);
     let mut event_loop = EventLoop::new().map_err(host)?;
     event_loop.add(Box::new(Wake(exit.clone()))).map_err(host)?;
+    let termination = Termination::new(exit.clone()).map_err(host)?;
+    event_loop.add(Box::new(termination)).map_err(host)?;
 
     let Plan { config, api, start: start_now } = plan;
     let raw = config.as_ref().is_some_and(|config| config.console == ConsoleConfig::Stdio);

@@ -3,7 +3,10 @@
 mod support;
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use bulkhead_vmm_api::client::Client;
 use support::{CMDLINE, ended, initrd, kernel, run, tiny_kernel};
 use tempfile::tempdir;
 
@@ -93,6 +96,27 @@ fn output_of_the_guest_is_output_of_the_monitor() {
     let code =
         [0x66, 0xba, 0xf8, 0x03, 0xb0, 0x41, 0xee, 0x66, 0xba, 0x04, 0x06, 0xb0, 0x34, 0xee, 0xf4];
     assert_eq!(tiny(&code).1, "A");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn sigterm_ends_it_in_order() {
+    let directory = tempdir().unwrap();
+    // hlt
+    let kernel = tiny_kernel(&directory, &[0xf4]);
+    let socket = directory.path().join("api");
+    let mut command = run(&kernel, &["--memory", "64M", "--api-sock", socket.to_str().unwrap()]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let client = Client::new(&socket);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while client.info().is_err() {
+        assert!(Instant::now() < deadline, "the monitor does not answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let kill = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(kill.success());
+    let (code, _, err) = ended(&child.wait_with_output().unwrap());
+    assert_eq!((code, err.as_str()), (Some(0), "bulkhead-vmm: ended by SIGTERM\n"));
 }
 
 #[test]

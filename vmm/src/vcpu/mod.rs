@@ -152,7 +152,7 @@ pub fn start(
         let leaves = CpuId::from_entries(&leaves)
             .map_err(|_| VcpuError::Setup("CPUID", kvm_ioctls::Error::new(libc::E2BIG)))?;
         vcpu.set_cpuid2(&leaves).map_err(|error| VcpuError::Setup("CPUID", error))?;
-        registers::setup_any(&vcpu)?;
+        registers::setup_any(&vcpu, leaves.as_slice())?;
         if index == 0 {
             registers::setup_first(&vcpu, memory, entry)?;
         }

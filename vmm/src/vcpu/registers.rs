@@ -1,6 +1,8 @@
 //! A vCPU's state before its first instruction.
 
-use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{
+    Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcrs,
+};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -20,6 +22,8 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+const CPUID_XSAVE: u32 = 1 << 26;
+const XCR0_X87_SSE_AVX: u64 = 7;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
 /// Code, data and task segments' indices in the GDT: Linux' `__BOOT_CS` and `__BOOT_DS`.
@@ -32,8 +36,8 @@ const LAPIC_LINT1: usize = 0x360;
 const LAPIC_MODE_NMI: u32 = 4 << 8;
 const LAPIC_MODE_EXTINT: u32 = 7 << 8;
 
-/// Sets what every vCPU starts with: MSRs, the FPU and the local APIC's pins.
-pub(super) fn setup_any(vcpu: &VcpuFd) -> Result<(), VcpuError> {
+/// Sets what every vCPU with the CPUID `leaves` starts with: MSRs, the FPU and the local APIC's pins.
+pub(super) fn setup_any(vcpu: &VcpuFd, leaves: &[kvm_cpuid_entry2]) -> Result<(), VcpuError> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let msrs = Msrs::from_entries(&[
         entry(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
@@ -45,6 +49,13 @@ pub(super) fn setup_any(vcpu: &VcpuFd) -> Result<(), VcpuError> {
     let fpu = kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() };
     vcpu.set_fpu(&fpu).map_err(|error| VcpuError::Setup("FPU", error))?;
 
+    let xcr0 = xcr0(leaves);
+    if xcr0 != 0 {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        xcrs.xcrs[0].value = xcr0;
+        vcpu.set_xcrs(&xcrs).map_err(|error| VcpuError::Setup("XCR0", error))?;
+    }
+
     let mut lapic = vcpu.get_lapic().map_err(|error| VcpuError::Setup("local APIC", error))?;
     for (register, mode) in [(LAPIC_LINT0, LAPIC_MODE_EXTINT), (LAPIC_LINT1, LAPIC_MODE_NMI)] {
         let bytes = mode.to_le_bytes();
@@ -53,6 +64,18 @@ pub(super) fn setup_any(vcpu: &VcpuFd) -> Result<(), VcpuError> {
         }
     }
     vcpu.set_lapic(&lapic).map_err(|error| VcpuError::Setup("local APIC", error))
+}
+
+/// The extended state that is switched on from the start: x87, SSE and AVX, as far as there is XSAVE
+/// with them (Intel's SDM volume 1, 13.3); 0 without XSAVE.
+///
+/// A processor starts with x87 alone, and kernels switch the rest on. But QEMU's emulation of a
+/// processor does not let a hypervisor in it see them do so: KVM would put the value that it knows back
+/// at every entry, and the guest's kernel would no longer switch its programs' SSE registers.
+fn xcr0(leaves: &[kvm_cpuid_entry2]) -> u64 {
+    let xsave = leaves.iter().any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_XSAVE != 0);
+    let supported = leaves.iter().find(|leaf| leaf.function == 0xd && leaf.index == 0);
+    supported.filter(|_| xsave).map_or(0, |leaf| u64::from(leaf.eax) & XCR0_X87_SSE_AVX)
 }
 
 /// Sets the first vCPU to the kernel's entry point, in the state that the protocol asks for.
@@ -143,5 +166,14 @@ mod tests {
         assert_eq!(descriptor(&segment(CODE, 0xb, true, false, u32::MAX)), 0x00cf_9b00_0000_ffff);
         assert_eq!(descriptor(&segment(CODE, 0xb, false, true, u32::MAX)), 0x00af_9b00_0000_ffff);
         assert_eq!(descriptor(&segment(DATA, 0x3, true, false, u32::MAX)), 0x00cf_9300_0000_ffff);
+    }
+    #[test]
+    fn extended_state_is_on_as_far_as_there_is_any() {
+        let leaf =
+            |function, eax, ecx| kvm_cpuid_entry2 { function, eax, ecx, ..Default::default() };
+        assert_eq!(xcr0(&[leaf(1, 0, CPUID_XSAVE), leaf(0xd, 0x207, 0)]), 7);
+        assert_eq!(xcr0(&[leaf(1, 0, CPUID_XSAVE), leaf(0xd, 3, 0)]), 3);
+        assert_eq!(xcr0(&[leaf(1, 0, 0), leaf(0xd, 7, 0)]), 0);
+        assert_eq!(xcr0(&[leaf(1, 0, CPUID_XSAVE)]), 0);
     }
 }

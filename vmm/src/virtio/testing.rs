@@ -16,7 +16,7 @@ use crate::virtio::net::{Link, Offloads};
 use crate::virtio::{VirtioDevice, feature};
 
 /// Bytes of memory of a test machine.
-pub(crate) const MEMORY: usize = 4 << 20;
+pub(crate) const MEMORY: usize = 8 << 20;
 /// Descriptors of each queue.
 pub(crate) const SIZE: u16 = 16;
 /// Where buffers may lie: below are the rings.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,15 @@ pub(crate) fn kernel() -> PathBuf {
 
 /// An initrd whose `/init` is the shell script `script`, in `directory`.
 pub(crate) fn initrd(directory: &TempDir, script: &str) -> PathBuf {
+    initrd_with(directory, script, &[])
+}
+
+/// The same, with `programs` by their names in its root, and the libraries that they need.
+pub(crate) fn initrd_with(
+    directory: &TempDir,
+    script: &str,
+    programs: &[(&str, &Path)],
+) -> PathBuf {
     let busybox = fs::read(BUSYBOX).expect("the tests need busybox-static");
     let init = format!(
         "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nmount -t proc p /proc\n\
@@ -36,8 +46,37 @@ pub(crate) fn initrd(directory: &TempDir, script: &str) -> PathBuf {
     }
     cpio_entry(&mut archive, "bin/busybox", 0o100_755, &busybox);
     cpio_entry(&mut archive, "init", 0o100_755, init.as_bytes());
+    let mut there = BTreeSet::new();
+    for (name, program) in programs {
+        cpio_entry(&mut archive, name, 0o100_755, &fs::read(program).unwrap());
+        for library in libraries(program) {
+            for parent in library.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+                if there.insert(parent.to_owned()) {
+                    cpio_entry(&mut archive, in_archive(parent), 0o040_755, b"");
+                }
+            }
+            if there.insert(library.clone()) {
+                let content = fs::read(&library).unwrap();
+                cpio_entry(&mut archive, in_archive(&library), 0o100_755, &content);
+            }
+        }
+    }
     cpio_entry(&mut archive, "TRAILER!!!", 0, b"");
     write(directory, "initrd", &archive)
+}
+
+/// What a program is linked with, its loader included.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd").arg(program).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
+}
+
+fn in_archive(path: &Path) -> &str {
+    match path.to_str().unwrap().trim_start_matches('/') {
+        "" => ".",
+        name => name,
+    }
 }
 
 /// One entry of a "newc" archive.

@@ -1,7 +1,8 @@
 //! The header of a vsock packet (§5.10.6): 44 bytes, little-endian.
 //!
 //! Read and written by value, so that what was checked is what is used. (The `virtio-vsock` crate
-//! parses packets of one or two descriptors only; drivers since Linux 6.17 send longer chains.)
+//! parses packets of one or two descriptors only; Linux sends what a program wrote with `MSG_ZEROCOPY`
+//! as a chain of one for the header and one for each page.)
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 44;
