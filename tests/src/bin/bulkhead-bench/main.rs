@@ -2,7 +2,8 @@
 //!
 //! Both sides run in the same place, in turn, with the same kernel and initrd; a figure is the
 //! median of its runs, and what counts is the ratio. `ci/bench` prepares the files and sets the
-//! environment; in a place without usable KVM it starts this inside an emulated host.
+//! environment; in a place without usable KVM it starts this inside an emulated host. Arguments
+//! select parts (`boot memory idle block node`); without any, all are measured.
 
 #![forbid(unsafe_code)]
 
@@ -14,22 +15,46 @@ mod memory;
 mod node;
 mod table;
 
+use std::process::ExitCode;
+
 use table::Table;
 
-fn main() {
+/// What can be measured.
+const PARTS: [&str; 5] = ["boot", "memory", "idle", "block", "node"];
+
+fn main() -> ExitCode {
     let runs = std::env::var("BULKHEAD_BENCH_RUNS").ok().and_then(|text| text.parse().ok());
     let runs = runs.unwrap_or(10);
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        eprintln!("bulkhead-bench: there is no part {unknown:?}; there are: {}", PARTS.join(" "));
+        return ExitCode::from(2);
+    }
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let mut table = Table::default();
-    eprintln!("boot: {runs} runs of each");
-    let boot = boot::measure(runs, &mut table);
-    eprintln!("memory and idle");
-    memory::measure(&mut table);
-    idle::measure(&mut table);
-    eprintln!("block: {} runs of each", block::RUNS);
-    block::measure(&mut table);
-    eprintln!("node and pods: {runs} pods");
-    node::measure(runs, boot, &mut table);
+    // Pods are compared with a node's boot.
+    if wanted("boot") || wanted("node") {
+        eprintln!("boot: {runs} runs of each");
+        let boot = boot::measure(runs, &mut table);
+        if wanted("node") {
+            eprintln!("node and pods: {runs} pods");
+            node::measure(runs, boot, &mut table);
+        }
+    }
+    if wanted("memory") {
+        eprintln!("memory");
+        memory::measure(&mut table);
+    }
+    if wanted("idle") {
+        eprintln!("idle");
+        idle::measure(&mut table);
+    }
+    if wanted("block") {
+        eprintln!("block: {} runs of each", block::RUNS);
+        block::measure(&mut table);
+    }
     print!("{table}");
+    ExitCode::SUCCESS
 }
 
 /// The middle value.
