@@ -29,10 +29,7 @@ use crate::{
     images::{Images, LayerSource},
     pods::Pods,
     runtime::{
-        cgroup::Cgroup,
-        children::Children,
-        helper,
-        node::{Directories, NodeRuntime},
+        cgroup::Cgroup, children::Children, helper, node::NodeRuntime, pod_files::Directories,
     },
 };
 

@@ -40,10 +40,14 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         Some(other) => return Err(format!("spec.dnsPolicy: {other} is not supported")),
     }
     dns_name(&pod.metadata.name).map_err(|why| format!("metadata.name: {why}"))?;
-    for (field, label) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
+    for (field, label) in [
+        ("metadata.namespace", Some(&pod.metadata.namespace)),
+        ("spec.hostname", spec.hostname.as_ref()),
+        ("spec.subdomain", spec.subdomain.as_ref()),
+    ] {
         // Empty is not said.
-        if let Some(label) = label.as_deref().filter(|label| !label.is_empty()) {
-            name(label).map_err(|why| format!("spec.{field}: {why}"))?;
+        if let Some(label) = label.filter(|label| !label.is_empty()) {
+            name(label).map_err(|why| format!("{field}: {why}"))?;
         }
     }
     for (index, alias) in spec.host_aliases.iter().enumerate() {

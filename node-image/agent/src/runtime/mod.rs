@@ -7,6 +7,7 @@ pub(crate) mod cgroup;
 pub(crate) mod children;
 pub(crate) mod helper;
 pub(crate) mod node;
+pub(crate) mod pod_files;
 pub(crate) mod rootfs;
 pub(crate) mod sandbox;
 pub(crate) mod spec;

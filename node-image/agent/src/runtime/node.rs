@@ -4,17 +4,14 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
-use bulkhead_agent_protocol::{
-    Quantity,
-    pod::{Container, EmptyDir, Volume, VolumeMount},
-};
+use bulkhead_agent_protocol::pod::Container;
 use rustix::{
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    mount::{UnmountFlags, unmount},
     process::{Pid, Signal, kill_process},
 };
 use serde_json::{Value, json};
@@ -25,6 +22,7 @@ use super::{
     children::{Child, Children},
     failed,
     helper::{self, HelperRequest, Verb},
+    pod_files::Directories,
     rootfs,
     sandbox::Sandbox,
     spec::{self, SpecInput},
@@ -43,25 +41,6 @@ use crate::{
 
 /// The longest termination message, in bytes, as Kubernetes has it.
 const MAX_MESSAGE: usize = 4096;
-
-/// Directories of the agent.
-#[derive(Debug, Clone)]
-pub(crate) struct Directories {
-    /// Gone with the boot: pins, sockets, bundles.
-    pub(crate) run: PathBuf,
-    /// On the scratch disk: writable layers, logs, volumes.
-    pub(crate) data: PathBuf,
-}
-
-impl Directories {
-    fn pod_run(&self, uid: &str) -> PathBuf {
-        self.run.join("pods").join(uid)
-    }
-
-    fn pod_data(&self, uid: &str) -> PathBuf {
-        self.data.join("pods").join(uid)
-    }
-}
 
 struct Record {
     pid: i32,
@@ -187,86 +166,6 @@ impl NodeRuntime {
         Some(self.containers.borrow().get(id)?.cgroup.usage())
     }
 
-    /// Files of the pod that every container sees.
-    fn write_pod_files(&self, pod: &PodContext) -> io::Result<()> {
-        let directory = self.directories.pod_run(pod.uid());
-        fs::create_dir_all(&directory)?;
-        let hostname = pod.hostname();
-        let mut hosts = String::from(
-            "# Written by the node's agent.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n",
-        );
-        let spec = &pod.pod.spec;
-        if let Some(ip) = pod.ip {
-            let namespace = &pod.pod.metadata.namespace;
-            let qualified = spec
-                .subdomain
-                .as_ref()
-                .map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.cluster.local\t"));
-            hosts += &format!("{ip}\t{}{hostname}\n", qualified.unwrap_or_default());
-        } else {
-            hosts += &format!("127.0.0.1\t{hostname}\n");
-        }
-        for alias in &spec.host_aliases {
-            hosts += &format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t"));
-        }
-        fs::write(directory.join("hosts"), hosts)?;
-        fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
-        // A cluster has no name server yet.
-        fs::write(directory.join("resolv.conf"), "")?;
-        let shm = directory.join("shm");
-        if !shm.exists() {
-            fs::create_dir_all(&shm)?;
-            tmpfs(&shm, c"mode=1777,size=65536k")?;
-        }
-        Ok(())
-    }
-
-    fn make_volume(&self, pod: &PodContext, volume: &Volume) -> io::Result<()> {
-        let Some(EmptyDir { medium, size_limit }) = &volume.empty_dir else {
-            return Err(io::Error::other(format!("volume {} has no source", volume.name)));
-        };
-        let memory = medium.as_deref() == Some("Memory");
-        let path = self.volume_path(pod.uid(), volume);
-        if path.exists() {
-            return Ok(());
-        }
-        fs::create_dir_all(&path)?;
-        if memory {
-            let size = size_limit.as_ref().and_then(|limit| Quantity::from_json(limit).ok());
-            let size = size.map_or_else(String::new, |size| format!(",size={}", size.value()));
-            tmpfs(&path, &std::ffi::CString::new(format!("mode=0777{size}"))?)?;
-        }
-        let mut mode = 0o777;
-        let context = pod.pod.spec.security_context.as_ref();
-        if let Some(group) = context.and_then(|context| context.fs_group) {
-            chown(&path, None, Some(group))?;
-            mode |= 0o2000;
-        }
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
-    }
-
-    fn volume_path(&self, uid: &str, volume: &Volume) -> PathBuf {
-        let memory =
-            volume.empty_dir.as_ref().is_some_and(|d| d.medium.as_deref() == Some("Memory"));
-        let base =
-            if memory { self.directories.pod_run(uid) } else { self.directories.pod_data(uid) };
-        base.join("volumes").join(&volume.name)
-    }
-
-    fn bind_of(
-        &self,
-        pod: &PodContext,
-        mount: &VolumeMount,
-    ) -> io::Result<(PathBuf, String, bool)> {
-        let volume = pod.pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
-        let volume = volume.ok_or_else(|| io::Error::other(format!("no volume {}", mount.name)))?;
-        let mut source = self.volume_path(pod.uid(), volume);
-        if let Some(sub_path) = mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
-            source = rootfs::resolve_sub_path(&source, Path::new(sub_path))?;
-        }
-        Ok((source, mount.mount_path.clone(), mount.read_only))
-    }
-
     /// Everything before the helper: cgroup, overlay, specification.
     fn bundle(
         &self,
@@ -359,7 +258,7 @@ impl NodeRuntime {
         for mount in &container.volume_mounts {
             // A volume's mount replaces the agent's own of that path.
             binds.retain(|(_, to, _)| *to != mount.mount_path);
-            let bind = self.bind_of(pod, mount);
+            let bind = self.directories.bind_of(pod, mount);
             binds.push(bind.map_err(|error| {
                 RuntimeError::Config(format!("volume {}: {error}", mount.name))
             })?);
@@ -418,9 +317,11 @@ impl Runtime for NodeRuntime {
         let cgroup = Cgroup::pod(pod.uid());
         cgroup.create_inner().map_err(failed("make the pod's cgroup"))?;
         cgroup.limit(CgroupLimits::of_pod(&pod.pod)).map_err(failed("limit the pod's cgroup"))?;
-        self.write_pod_files(pod).map_err(failed("write the pod's files"))?;
+        self.directories.write_pod_files(pod).map_err(failed("write the pod's files"))?;
         for volume in &pod.pod.spec.volumes {
-            self.make_volume(pod, volume).map_err(failed(format!("volume {}", volume.name)))?;
+            self.directories
+                .make_volume(pod, volume)
+                .map_err(failed(format!("volume {}", volume.name)))?;
         }
         let sandbox = self.sandbox(pod);
         sandbox.remove();
@@ -513,7 +414,7 @@ impl Runtime for NodeRuntime {
         let run = self.directories.pod_run(pod.uid());
         let _ = unmount(run.join("shm"), UnmountFlags::DETACH);
         for volume in &pod.pod.spec.volumes {
-            let path = self.volume_path(pod.uid(), volume);
+            let path = self.directories.volume_path(pod.uid(), volume);
             if path.starts_with(&run) {
                 let _ = unmount(&path, UnmountFlags::DETACH);
             }
@@ -563,11 +464,6 @@ fn read_message(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     fs::File::open(path).ok()?.take(MAX_MESSAGE as u64).read_to_end(&mut bytes).ok()?;
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn tmpfs(at: &Path, options: &std::ffi::CStr) -> io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    Ok(mount("tmpfs", at, "tmpfs", flags, Some(options))?)
 }
 
 /// 128 random bits, in hexadecimal.
