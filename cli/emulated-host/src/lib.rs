@@ -20,6 +20,9 @@
 
 pub mod guest;
 
+/// The address at which the inside reaches the loopback of the machine around it.
+pub const OUTSIDE: &str = "10.0.2.2";
+
 mod control;
 mod cpio;
 mod daemon;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use kvm_ioctls::{Kvm, VmFd};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -15,15 +16,26 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, sync};
 
+use crate::OUTSIDE;
 use crate::spec::{Disk, Spec};
 
 /// How long everything inside has to end after SIGTERM.
 const TERM_PATIENCE: Duration = Duration::from_secs(10);
 const DISK_DEVICE: &str = "/dev/vda";
-/// QEMU's user network always has these addresses.
+/// QEMU's user network always has these addresses, and [`OUTSIDE`].
 const ADDRESS: &str = "10.0.2.15/24";
-const GATEWAY: &str = "10.0.2.2";
 const NAME_SERVER: &str = "10.0.2.3";
+
+/// An empty VM, to be kept for as long as the machine runs.
+///
+/// The kernel patches its scheduler's code when the first VM is created and when the last one is gone
+/// (the static key of preemption notifiers). QEMU's emulation with several processors now and then runs
+/// into the breakpoint of a patch that has been taken away already, which ends the machine in a
+/// panic ("int3" in `__schedule`). With this VM there, the patch is made once.
+pub(super) fn first_vm() -> Result<VmFd, String> {
+    let kvm = Kvm::new().map_err(|error| format!("/dev/kvm: {error}"))?;
+    kvm.create_vm().map_err(|error| format!("/dev/kvm creates no VM: {error}"))
+}
 
 /// Makes of the stacked root a machine that programs know. `outside` is the machine's directory on
 /// the other side, which stays in sight.
@@ -54,7 +66,7 @@ fn set_up_network() -> Result<(), String> {
         "link set lo up".to_owned(),
         "link set eth0 up".to_owned(),
         format!("address add {ADDRESS} dev eth0"),
-        format!("route add default via {GATEWAY}"),
+        format!("route add default via {OUTSIDE}"),
     ] {
         let output = Command::new("ip")
             .args(line.split(' '))
