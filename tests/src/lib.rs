@@ -12,6 +12,8 @@
 //! | --- | --- |
 //! | `BULKHEAD_BIN_DIR` | where `bulkhead` and its companions lie |
 //! | `BULKHEAD_KUBECTL` | the kubectl to use |
+//! | `BULKHEAD_BUSYBOX` | what `ci/make-busybox-image` made |
+//! | `BULKHEAD_KERNEL`, `BULKHEAD_DEBIAN_KERNEL` | our kernel, a stock Debian cloud kernel |
 //! | `BULKHEAD_TEST_DIR` | a directory for state, on a real file system |
 
 #![forbid(unsafe_code)]

@@ -1,35 +1,16 @@
-//! Real images from Debian's busybox-static, and a real registry on loopback to pull them from.
+//! A real image, made by `ci/make-busybox-image`, and a real registry on loopback to pull it from.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::{Outcome, until};
-
-/// Makes an OCI layout of an image that holds `/bin/busybox` and its applets.
-fn busybox_layout(dir: &Path) -> PathBuf {
-    let layout = dir.join("busybox-layout");
-    let script = include_str!("../../ci/make-busybox-image");
-    let outcome = Outcome::of(Command::new("sh").args(["-c", script, "sh"]).arg(&layout));
-    outcome.ok();
-    layout
-}
+use crate::{Outcome, setting, until};
 
 /// A docker-archive of the busybox image, named `localhost/busybox:test`.
-///
-/// # Panics
-/// If umoci or skopeo is missing or fails.
 #[must_use]
-pub fn busybox_archive(dir: &Path) -> PathBuf {
-    let archive = dir.join("busybox.tar");
-    if !archive.exists() {
-        let layout = busybox_layout(dir);
-        let from = format!("oci:{}:latest", layout.display());
-        let to = format!("docker-archive:{}:localhost/busybox:test", archive.display());
-        Outcome::of(Command::new("skopeo").args(["copy", "--quiet", &from, &to])).ok();
-    }
-    archive
+pub fn busybox_archive() -> PathBuf {
+    setting("BULKHEAD_BUSYBOX").join("archive.tar")
 }
 
 /// Debian's `docker-registry` on a free loopback port, ended when dropped.
@@ -71,11 +52,11 @@ impl Registry {
     /// Pushes the busybox image and gives its reference here.
     ///
     /// # Panics
-    /// If umoci or skopeo is missing or fails.
+    /// If skopeo is missing or fails.
     #[must_use]
-    pub fn push_busybox(&self, dir: &Path) -> String {
+    pub fn push_busybox(&self) -> String {
         let reference = format!("{}/busybox:1", self.address);
-        let from = format!("oci:{}:latest", busybox_layout(dir).display());
+        let from = format!("oci:{}:latest", setting("BULKHEAD_BUSYBOX").join("layout").display());
         let to = format!("docker://{reference}");
         let args = ["copy", "--quiet", "--dest-tls-verify=false", &from, &to];
         Outcome::of(Command::new("skopeo").args(args)).ok();

@@ -69,7 +69,7 @@ fn kernels_that_are_none_are_refused() {
 #[ignore = "needs KVM: run by ci/test-vms"]
 fn images_that_are_none_and_registries_that_are_not_there_are_refused() {
     let home = Home::new();
-    let archive = bulkhead_tests::registry::busybox_archive(home.path());
+    let archive = bulkhead_tests::registry::busybox_archive();
     let bytes = std::fs::read(&archive).unwrap();
     let cut = home.path().join("cut.tar");
     std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();

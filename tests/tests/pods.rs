@@ -128,7 +128,7 @@ fn what_fits_nowhere_waits_and_what_is_unsupported_is_named() {
 fn an_image_comes_from_a_registry_and_a_missing_one_backs_off() {
     let home = Home::new();
     let registry = Registry::start(home.path());
-    let reference = registry.push_busybox(home.path());
+    let reference = registry.push_busybox();
     let cluster = home.cluster("pull", 1);
     let kubectl = cluster.kubectl();
 

@@ -112,6 +112,8 @@ pub(crate) async fn start(
             format!("tcp:127.0.0.1:{PORT_INSIDE}"),
             "--token-file".into(),
             text(&token),
+            "--loopback-registries".into(),
+            machine::OUTSIDE.into(),
         ],
         environment: BTreeMap::new(),
     };

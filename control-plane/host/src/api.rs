@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bulkhead_host_api::client::CONSOLE_PROTOCOL;
 use bulkhead_host_api::{ApiError, ImageSummary, Progress, PullRequest};
-use bulkhead_images::{Error as ImageStoreError, Image, PullOptions};
+use bulkhead_images::{Error as ImageStoreError, Image};
 use futures_util::TryStreamExt as _;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -164,7 +164,7 @@ impl Api {
     }
 
     async fn pull(&self, wanted: PullRequest, progress: Reporter) -> Result<Value, ApiError> {
-        let options = PullOptions { insecure: wanted.insecure, ..PullOptions::default() };
+        let options = self.host.pull_options(wanted.insecure);
         let message = format!("pulling {}", wanted.reference);
         let report = report(progress, message);
         let image = self.host.images.pull(&wanted.reference, options, Some(report)).await;

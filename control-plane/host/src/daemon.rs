@@ -1,9 +1,10 @@
 //! What every part of the daemon shares: its home, its state, its sibling programs.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bulkhead_host_api::{ApiError, HostInfo};
-use bulkhead_images::Store;
+use bulkhead_images::{PullOptions, Store};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::fault;
@@ -34,13 +35,18 @@ pub(crate) struct Host {
     pub(crate) images: Store,
     pub(crate) programs: Programs,
     sources: Option<Sources>,
+    loopback_registries: Option<IpAddr>,
     node_image: OnceCell<NodeImage>,
     /// How many nodes may boot at a time: more would only slow each other down.
     pub(crate) boots: Semaphore,
 }
 
 impl Host {
-    pub(crate) async fn new(home: Home, sources: Option<Sources>) -> Result<Self, ApiError> {
+    pub(crate) async fn new(
+        home: Home,
+        sources: Option<Sources>,
+        loopback_registries: Option<IpAddr>,
+    ) -> Result<Self, ApiError> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             state: State::open(&home.database())?,
@@ -48,9 +54,15 @@ impl Host {
             programs: Programs::beside_this_one().map_err(fault::internal)?,
             home,
             sources,
+            loopback_registries,
             node_image: OnceCell::new(),
             boots: Semaphore::new(cpus * 2),
         })
+    }
+
+    /// How images are pulled here.
+    pub(crate) fn pull_options(&self, insecure: bool) -> PullOptions {
+        PullOptions { insecure, loopback: self.loopback_registries, ..PullOptions::default() }
     }
 
     /// The node image, copied into the home at the first call.

@@ -26,6 +26,7 @@ mod state;
 mod vm;
 
 use std::io::IsTerminal as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,6 +63,9 @@ struct Arguments {
     /// Directory with vmlinux and root.erofs, where they are not named
     #[arg(long, value_name = "DIR", env = "BULKHEAD_NODE_IMAGE_DIR")]
     node_image: Option<PathBuf>,
+    /// Where image registries on loopback are, if not on this machine's own
+    #[arg(long, value_name = "IP")]
+    loopback_registries: Option<IpAddr>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -95,7 +99,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     anyhow::ensure!(token.as_deref() != Some(""), "the token file is empty");
     let sources = Sources::find(arguments.kernel, arguments.root, arguments.node_image);
-    let host = Arc::new(Host::new(home, sources).await?);
+    let host = Arc::new(Host::new(home, sources, arguments.loopback_registries).await?);
     let clusters = Clusters::new(Arc::clone(&host));
     clusters.recover().await?;
     let (end, mut ended) = tokio::sync::mpsc::channel(1);

@@ -1,6 +1,6 @@
 //! What the store hands out, and what it is asked with.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use bulkhead_agent_protocol::ImageConfig;
 use oci_client::secrets::RegistryAuth;
@@ -46,12 +46,15 @@ pub struct PullOptions {
     pub insecure: bool,
     /// Who asks.
     pub auth: RegistryAuth,
+    /// Where registries on loopback are, if not here: in an emulated host they are the machine's
+    /// around it.
+    pub loopback: Option<IpAddr>,
 }
 
 impl Default for PullOptions {
     /// HTTPS, anonymously.
     fn default() -> Self {
-        Self { insecure: false, auth: RegistryAuth::Anonymous }
+        Self { insecure: false, auth: RegistryAuth::Anonymous, loopback: None }
     }
 }
 

@@ -31,9 +31,23 @@ impl Name {
         self.0.resolve_registry()
     }
 
+    /// The same image, asked of `address` if its registry is on loopback. The name stays.
+    pub(crate) fn with_loopback_at(self, address: IpAddr) -> Self {
+        if !self.is_loopback() {
+            return self;
+        }
+        let port = self.0.registry().rsplit_once(':').map(|(_, port)| port.to_owned());
+        let mut reference = self.0;
+        reference.set_mirror_registry(match port {
+            Some(port) => format!("{address}:{port}"),
+            None => address.to_string(),
+        });
+        Self(reference)
+    }
+
     /// Whether the registry is on this machine, and so spoken to without TLS.
     pub(crate) fn is_loopback(&self) -> bool {
-        let registry = self.registry();
+        let registry = self.0.registry();
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
         host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
@@ -55,6 +69,16 @@ mod tests {
         assert_eq!(full("busybox"), "docker.io/library/busybox:latest");
         assert_eq!(full("me/app:1"), "docker.io/me/app:1");
         assert_eq!(full("localhost:5000/app"), "localhost:5000/app:latest");
+    }
+
+    #[test]
+    fn loopback_may_be_elsewhere_and_keeps_its_name() {
+        let moved = |name| Name::parse(name).unwrap().with_loopback_at([10, 0, 2, 2].into());
+        let local = moved("127.0.0.1:5000/a:1");
+        assert_eq!(local.registry(), "10.0.2.2:5000");
+        assert_eq!(local.to_string(), "127.0.0.1:5000/a:1");
+        assert!(local.is_loopback());
+        assert_eq!(moved("example.com/a").registry(), "example.com");
     }
 
     #[test]

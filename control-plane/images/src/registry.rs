@@ -35,6 +35,10 @@ impl Registry {
         // The process may have chosen one already, which serves as well.
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let plain = options.insecure || name.is_loopback();
+        let name = match options.loopback {
+            Some(address) => name.with_loopback_at(address),
+            None => name,
+        };
         let client = Client::new(ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
             connect_timeout: Some(CONNECT_TIMEOUT),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bulkhead_agent_protocol::ContainerImage;
-use bulkhead_images::{Image, PullOptions, Reason};
+use bulkhead_images::{Image, Reason};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -192,7 +192,7 @@ async fn obtain(
     let message = format!("Pulling image {reference:?}");
     events::pod(context, pod, "Normal", "Pulling", &message).await;
     let began = Instant::now();
-    match store.pull(reference, PullOptions::default(), None).await {
+    match store.pull(reference, context.host.pull_options(false), None).await {
         Ok(image) => {
             let message = format!(
                 "Successfully pulled image {reference:?} in {} ms. Image size: {} bytes.",
