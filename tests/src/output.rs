@@ -59,8 +59,8 @@ impl Outcome {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
-    /// Asserts the refusal that a user should see: a non-zero exit and one line on standard error
-    /// that holds every one of `words`.
+    /// Asserts the refusal that a user should see: a non-zero exit and, last on standard error,
+    /// one line that holds every one of `words`. Before it may be said what was under way.
     ///
     /// # Panics
     /// If it is anything else.
@@ -68,8 +68,10 @@ impl Outcome {
     pub fn refused(self, words: &[&str]) {
         assert_ne!(self.code, 0, "{self}");
         assert!(self.code < 128, "ended by a signal: {self}");
-        let lines: Vec<_> = self.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
-        let [line] = lines[..] else { panic!("not one line on stderr: {self}") };
+        let line = self.stderr.lines().rfind(|line| !line.trim().is_empty());
+        let line = line.unwrap_or_else(|| panic!("nothing on stderr: {self}"));
+        let errors = self.stderr.lines().filter(|line| line.to_lowercase().starts_with("error"));
+        assert!(errors.count() <= 1, "more than one error: {self}");
         for word in words {
             assert!(line.contains(word), "no {word:?} in {line:?}: {self}");
         }

@@ -61,8 +61,8 @@ fn kernels_that_are_none_are_refused() {
     std::fs::write(at("text"), "not a kernel").unwrap();
     std::fs::write(at("cut"), b"\x7fELF\x02\x01\x01").unwrap();
     home.run(&["vm", "run", "--kernel", &at("none")]).refused(&["none"]);
-    home.run(&["vm", "run", "--kernel", &at("text")]).refused(&["text"]);
-    home.run(&["vm", "run", "--kernel", &at("cut")]).refused(&["cut"]);
+    home.run(&["vm", "run", "--kernel", &at("text")]).refused(&["neither an ELF vmlinux"]);
+    home.run(&["vm", "run", "--kernel", &at("cut")]).refused(&["kernel"]);
 }
 
 #[test]

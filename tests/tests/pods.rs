@@ -79,7 +79,7 @@ fn ends_are_reported_as_they_were() {
     kubectl.apply(&pod("good", sh("true"), never()));
     kubectl.apply(&pod("bad", sh("exit 3"), never()));
     let hungry = json!({
-        "command": ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1"],
+        "command": ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1"],
         "resources": {"limits": {"memory": "16Mi"}},
     });
     kubectl.apply(&pod("hungry", hungry, never()));
