@@ -27,10 +27,12 @@ impl Monitor {
              i8042.dumbkbd swiotlb=noforce cryptomgr.notests tsc=nowatchdog \
              sysctl.vm.compaction_proactiveness=0 bench={bench}"
         );
+        // fio comes with libraries that fill a small guest.
+        let memory = if disk.is_some() { "768M" } else { "128M" };
         match self {
             Self::Bulkhead => {
                 let mut command = Command::new(setting("BULKHEAD_BIN_DIR").join("bulkhead-vmm"));
-                command.args(["run", "--memory", "128M", "--cpus", "1", "--cmdline", &cmdline]);
+                command.args(["run", "--memory", memory, "--cpus", "1", "--cmdline", &cmdline]);
                 command.arg("--kernel").arg(kernel).arg("--initrd").arg(initrd);
                 if let Some(disk) = disk {
                     command.arg("--disk").arg(disk);
@@ -41,7 +43,7 @@ impl Monitor {
                 let mut command = Command::new("qemu-system-x86_64");
                 let machine = "microvm,accel=kvm,acpi=off,pit=off,pic=off,rtc=off,\
                                isa-serial=on,x-option-roms=off,auto-kernel-cmdline=on";
-                command.args(["-M", machine, "-cpu", "host", "-m", "128", "-smp", "1"]);
+                command.args(["-M", machine, "-cpu", "host", "-m", memory, "-smp", "1"]);
                 command.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]);
                 command.args(["-serial", "stdio", "-append", &cmdline]);
                 command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
