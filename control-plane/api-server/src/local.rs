@@ -1,13 +1,18 @@
 //! The controllers' client, in process: the API's own operations, without HTTP between.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use bulkhead_scheduler::{Change, Client, ClientError, Kind, Stream};
+use bulkhead_client::{
+    Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Stream,
+    Target,
+};
 use serde_json::{Value, json};
 
-use crate::api::{Api, Place, Target, WatchEventKind, Watcher};
+use crate::api::{self, Api, Place, WatchEventKind, Watcher};
 use crate::object;
-use crate::options::{DeleteOptions, Preconditions, ReadOptions, WriteOptions};
-use crate::patch::Patch;
+use crate::options::{self, Preconditions, ReadOptions, WriteOptions};
+use crate::patch;
 use crate::status::Status;
 
 type Result<T> = std::result::Result<T, ClientError>;
@@ -25,18 +30,22 @@ impl LocalClient {
         Self { api }
     }
 
-    fn place(&self, kind: Kind, namespace: Option<&str>) -> Result<Place> {
-        let resource = self.api.registry().find(kind.group, kind.version, kind.plural);
+    fn place(&self, kind: &Kind, namespace: Option<&str>) -> Result<Place> {
+        let resource = self.api.registry().find(&kind.group, &kind.version, &kind.plural);
         let resource = resource.ok_or_else(|| failed(Status::no_such_resource()))?;
         Ok(Place::new(resource, namespace))
     }
 }
 
-const PODS: Kind = Kind { group: "", version: "v1", plural: "pods" };
-const NAMESPACES: Kind = Kind { group: "", version: "v1", plural: "namespaces" };
-
 fn failed(status: Status) -> ClientError {
-    ClientError { code: status.code, message: status.message }
+    ClientError { code: status.code, reason: status.reason.into(), message: status.message }
+}
+
+fn target(target: Target) -> api::Target {
+    match target {
+        Target::Main => api::Target::Main,
+        Target::Status => api::Target::Status,
+    }
 }
 
 struct LocalStream(Watcher);
@@ -47,9 +56,9 @@ impl Stream for LocalStream {
         while let Some(event) = self.0.next().await.map_err(failed)? {
             match event.kind {
                 WatchEventKind::Added | WatchEventKind::Modified => {
-                    return Ok(Some(Change::Present(event.object)));
+                    return Ok(Some(Change::Present(Arc::new(event.object))));
                 }
-                WatchEventKind::Deleted => return Ok(Some(Change::Gone(event.object))),
+                WatchEventKind::Deleted => return Ok(Some(Change::Gone(Arc::new(event.object)))),
                 WatchEventKind::Bookmark => {}
             }
         }
@@ -59,13 +68,24 @@ impl Stream for LocalStream {
 
 #[async_trait]
 impl Client for LocalClient {
-    async fn list(&self, kind: Kind) -> Result<(Vec<Value>, u64)> {
-        let list = self.api.list(&self.place(kind, None)?, &ReadOptions::default()).await;
+    async fn resources(&self) -> Result<Vec<ResourceInfo>> {
+        let mut seen = std::collections::HashSet::new();
+        let resources = self.api.registry().iter().filter(|resource| seen.insert(resource.storage));
+        let info = |resource: &Arc<crate::resource::Resource>| ResourceInfo {
+            resource: Kind::new(resource.group, resource.version, resource.plural),
+            kind: resource.kind.into(),
+            namespaced: resource.namespaced,
+        };
+        Ok(resources.map(info).collect())
+    }
+
+    async fn list(&self, kind: &Kind, namespace: Option<&str>) -> Result<(Vec<Value>, u64)> {
+        let list = self.api.list(&self.place(kind, namespace)?, &ReadOptions::default()).await;
         let list = list.map_err(failed)?;
         Ok((list.items, list.resource_version))
     }
 
-    async fn watch(&self, kind: Kind, from: u64) -> Result<Box<dyn Stream>> {
+    async fn watch(&self, kind: &Kind, from: u64) -> Result<Box<dyn Stream>> {
         let options = ReadOptions {
             resource_version: Some(from),
             // A version of 0 is an empty store's: nothing exists that could be sent first.
@@ -76,57 +96,83 @@ impl Client for LocalClient {
         Ok(Box::new(LocalStream(watcher)))
     }
 
-    async fn create(&self, kind: Kind, object: Value) -> Result<()> {
-        let place = self.place(kind, object::namespace(&object))?;
-        self.api.create(&place, object, &WriteOptions::default()).await.map_err(failed)?;
-        Ok(())
+    async fn get(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Value> {
+        self.api.get(&self.place(kind, namespace)?, name).await.map_err(failed)
     }
 
-    async fn patch_status(
+    async fn create(&self, kind: &Kind, object: Value) -> Result<Value> {
+        let place = self.place(kind, object::namespace(&object))?;
+        self.api.create(&place, object, &WriteOptions::default()).await.map_err(failed)
+    }
+
+    async fn update(&self, kind: &Kind, part: Target, object: Value) -> Result<Value> {
+        let place = self.place(kind, object::namespace(&object))?;
+        let name = object::name(&object).to_owned();
+        let options = WriteOptions::default();
+        self.api.update(&place, &name, target(part), object, &options).await.map_err(failed)
+    }
+
+    async fn patch(
         &self,
-        kind: Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         name: &str,
-        patch: Value,
-    ) -> Result<()> {
+        part: Target,
+        patch: Patch,
+    ) -> Result<Value> {
         let place = self.place(kind, namespace)?;
-        let patch = Patch::Strategic(patch);
+        let (media_type, body) = match patch {
+            Patch::Strategic(body) => ("application/strategic-merge-patch+json", body),
+            Patch::Merge(body) => ("application/merge-patch+json", body),
+            Patch::Json(body) => ("application/json-patch+json", body),
+        };
+        let patch = patch::Patch::parse(media_type, body).map_err(failed)?;
         let change = |current: &Value| patch.apply(&place.resource, current);
         let options = WriteOptions::default();
-        let modified = self.api.modify(&place, name, Target::Status, &options, change).await;
-        modified.map(drop).map_err(failed)
+        self.api.modify(&place, name, target(part), &options, change).await.map_err(failed)
     }
 
-    async fn bind(&self, namespace: &str, name: &str, binding: Value) -> Result<()> {
-        let place = self.place(PODS, Some(namespace))?;
-        let bound = self.api.bind(&place, name, &binding, &WriteOptions::default()).await;
-        bound.map(drop).map_err(failed)
-    }
-
-    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<()> {
-        let place = self.place(PODS, Some(namespace))?;
-        let options = DeleteOptions {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }),
-            ..DeleteOptions::default()
+    async fn delete(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<()> {
+        let place = self.place(kind, namespace)?;
+        let options = options::DeleteOptions {
+            grace_period_seconds: options.grace_period_seconds,
+            preconditions: Some(Preconditions {
+                uid: options.uid.clone(),
+                resource_version: options.resource_version.clone(),
+            }),
+            propagation_policy: options.propagation.map(|propagation| {
+                String::from(match propagation {
+                    Propagation::Background => "Background",
+                    Propagation::Foreground => "Foreground",
+                    Propagation::Orphan => "Orphan",
+                })
+            }),
+            ..options::DeleteOptions::default()
         };
         self.api.delete(&place, name, &options).await.map(drop).map_err(failed)
     }
 
-    async fn empty_namespace(&self, namespace: &str) -> Result<usize> {
-        let mut left = 0;
-        let all = ReadOptions::default();
-        for resource in self.api.registry().iter().filter(|resource| resource.namespaced) {
-            let place = Place::new(resource, Some(namespace));
-            let delete = DeleteOptions::default();
-            self.api.delete_collection(&place, &all, &delete).await.map_err(failed)?;
-            left += self.api.list(&place, &all).await.map_err(failed)?.items.len();
-        }
-        Ok(left)
+    async fn delete_collection(&self, kind: &Kind, namespace: &str) -> Result<()> {
+        let place = self.place(kind, Some(namespace))?;
+        let delete = options::DeleteOptions::default();
+        let deleted = self.api.delete_collection(&place, &ReadOptions::default(), &delete).await;
+        deleted.map(drop).map_err(failed)
+    }
+
+    async fn bind(&self, namespace: &str, name: &str, binding: Value) -> Result<()> {
+        let place = self.place(&Kind::PODS, Some(namespace))?;
+        let bound = self.api.bind(&place, name, &binding, &WriteOptions::default()).await;
+        bound.map(drop).map_err(failed)
     }
 
     async fn finalize_namespace(&self, namespace: &str) -> Result<()> {
-        let place = self.place(NAMESPACES, None)?;
+        let place = self.place(&Kind::NAMESPACES, None)?;
         let empty = json!({"spec": {"finalizers": []}});
         let finalized =
             self.api.finalize(&place, namespace, &empty, &WriteOptions::default()).await;

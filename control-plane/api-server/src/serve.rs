@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_client::Informers;
 use bulkhead_store::{SqliteStore, StoreError};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -86,7 +87,9 @@ impl Server {
     /// stored, and clients repeat the rest.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let housekeeping = tokio::spawn(housekeeping::run(self.api.clone()));
-        let controllers = bulkhead_scheduler::start(Arc::new(LocalClient::new(self.api.clone())));
+        let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
+        let scheduler = tokio::spawn(bulkhead_scheduler::run(Arc::clone(&informers)));
+        let controllers = bulkhead_controllers::start(&informers);
         let tls = TlsAcceptor::from(Arc::clone(&self.tls));
         let accept = async {
             loop {
@@ -108,6 +111,7 @@ impl Server {
             () = stop => {}
         }
         housekeeping.abort();
+        scheduler.abort();
         drop(controllers);
     }
 }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bulkhead_client::Quantity;
 use serde_json::Value;
-
-use crate::quantity::Quantity;
 
 /// Amounts by resource name: `cpu`, `memory`, `ephemeral-storage`, extended ones.
 pub(crate) type Resources = BTreeMap<String, Quantity>;

@@ -9,28 +9,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_client::object::{self, now};
+use bulkhead_client::{Change, Client, ClientError, Informers, Kind, Patch, Target, Told};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::client::{Change, Client, ClientError, Kind};
 use crate::filter::{self, Demand, Node, Resources};
-use crate::informer::{self, Told};
 
 const NAME: &str = "default-scheduler";
 /// The delay before a pod is tried again, doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// Now, as `metav1.Time` writes it.
-pub(crate) fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
-}
-
 struct Pending {
-    pod: Value,
+    pod: Arc<Value>,
     /// Something changed since the last try.
     eligible: bool,
     not_before: Instant,
@@ -48,12 +40,13 @@ struct State {
 }
 
 /// A binding that did not succeed.
-type Failed = (String, Value, ClientError);
+type Failed = (String, Arc<Value>, ClientError);
 
 /// Schedules, for ever.
-pub(crate) async fn run(client: Arc<dyn Client>) {
-    let mut nodes = informer::follow(Arc::clone(&client), Kind::NODES);
-    let mut pods = informer::follow(Arc::clone(&client), Kind::PODS);
+pub async fn run(informers: Arc<Informers>) {
+    let client = Arc::clone(informers.client());
+    let mut nodes = informers.follow(&Kind::NODES);
+    let mut pods = informers.follow(&Kind::PODS);
     let (failures, mut failed) = mpsc::unbounded_channel::<Failed>();
     let mut state = State::default();
     loop {
@@ -89,8 +82,7 @@ impl State {
         match told {
             Told::All(all) => {
                 self.nodes_known = true;
-                self.nodes =
-                    all.iter().map(|node| (informer::key(node), Node::read(node))).collect();
+                self.nodes = all.iter().map(|node| (object::key(node), Node::read(node))).collect();
                 for (node, requests) in self.placed.values() {
                     if let Some(node) = self.nodes.get_mut(node) {
                         node.take(requests);
@@ -100,7 +92,7 @@ impl State {
             }
             Told::One(Change::Present(node)) => {
                 let mut read = Node::read(&node);
-                let key = informer::key(&node);
+                let key = object::key(&node);
                 let changed = match self.nodes.remove(&key) {
                     Some(before) => {
                         let changed = read.differs(&before);
@@ -120,7 +112,7 @@ impl State {
                 }
             }
             Told::One(Change::Gone(node)) => {
-                self.nodes.remove(&informer::key(&node));
+                self.nodes.remove(&object::key(&node));
                 self.retry_all();
             }
         }
@@ -129,7 +121,8 @@ impl State {
     fn pods_told(&mut self, told: Told) {
         match told {
             Told::All(all) => {
-                let present: std::collections::HashSet<_> = all.iter().map(informer::key).collect();
+                let present: std::collections::HashSet<_> =
+                    all.iter().map(|one| object::key(one)).collect();
                 self.pending.retain(|key, _| present.contains(key));
                 let gone: Vec<_> =
                     self.placed.keys().filter(|key| !present.contains(*key)).cloned().collect();
@@ -138,15 +131,15 @@ impl State {
             }
             Told::One(Change::Present(pod)) => self.pod_present(pod),
             Told::One(Change::Gone(pod)) => {
-                let key = informer::key(&pod);
+                let key = object::key(&pod);
                 self.pending.remove(&key);
                 self.forget(&key);
             }
         }
     }
 
-    fn pod_present(&mut self, pod: Value) {
-        let key = informer::key(&pod);
+    fn pod_present(&mut self, pod: Arc<Value>) {
+        let key = object::key(&pod);
         let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
         if ended {
@@ -173,7 +166,7 @@ impl State {
         }
     }
 
-    fn enqueue(&mut self, key: String, pod: Value) {
+    fn enqueue(&mut self, key: String, pod: Arc<Value>) {
         let pending = Pending {
             pod,
             eligible: true,
@@ -322,10 +315,11 @@ async fn report(client: &Arc<dyn Client>, pod: &Value, message: &str) {
         "message": message,
         "lastTransitionTime": now(),
     });
-    let patch =
-        json!({"metadata": {"uid": pod["metadata"]["uid"]}, "status": {"conditions": [condition]}});
-    match client.patch_status(Kind::PODS, Some(namespace), name, patch).await {
-        Ok(()) => {}
+    let patch = Patch::Strategic(
+        json!({"metadata": {"uid": pod["metadata"]["uid"]}, "status": {"conditions": [condition]}}),
+    );
+    match client.patch(&Kind::PODS, Some(namespace), name, Target::Status, patch).await {
+        Ok(_) => {}
         // Gone, or another by now.
         Err(error) if matches!(error.code, 404 | 409) => {}
         Err(error) => tracing::warn!(namespace, name, %error, "reporting an unschedulable pod"),
@@ -353,7 +347,7 @@ async fn event(client: &Arc<dyn Client>, pod: &Value, kind: &str, reason: &str, 
         "lastTimestamp": now,
         "count": 1,
     });
-    if let Err(error) = client.create(Kind::EVENTS, event).await {
+    if let Err(error) = client.create(&Kind::EVENTS, event).await {
         tracing::debug!(namespace, name, %error, "an event was not recorded");
     }
 }

@@ -220,7 +220,7 @@ fn validate_container(
 }
 
 fn validate_resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
-    let parse = |value: &Value| -> Option<bulkhead_scheduler::Quantity> {
+    let parse = |value: &Value| -> Option<bulkhead_client::Quantity> {
         match value {
             Value::String(text) => text.parse().ok(),
             Value::Number(number) => number.to_string().parse().ok(),

@@ -6,11 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_client::object::{self, now};
+use bulkhead_client::{Change, Client, Informers, Kind, Patch, Target, Told};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-
-use crate::client::{Change, Client, Kind};
-use crate::informer::{self, Told};
 
 /// How long a lease may go without renewal, as in Kubernetes.
 pub(crate) const GRACE: Duration = Duration::from_secs(40);
@@ -25,9 +24,10 @@ struct Heartbeat {
 }
 
 /// Marks silent nodes, for ever.
-pub(crate) async fn run(client: Arc<dyn Client>, grace: Duration) {
-    let mut leases = informer::follow(Arc::clone(&client), Kind::LEASES);
-    let mut nodes = informer::follow(Arc::clone(&client), Kind::NODES);
+pub(crate) async fn run(informers: Arc<Informers>, grace: Duration) {
+    let client = Arc::clone(informers.client());
+    let mut leases = informers.follow(&Kind::LEASES);
+    let mut nodes = informers.follow(&Kind::NODES);
     let mut heartbeats: HashMap<String, Heartbeat> = HashMap::new();
     // Each node with the status of its Ready condition.
     let mut ready: HashMap<String, String> = HashMap::new();
@@ -41,22 +41,22 @@ pub(crate) async fn run(client: Arc<dyn Client>, grace: Duration) {
                     Told::One(Change::Gone(_)) => Vec::new(),
                 };
                 for lease in &all {
-                    if let Some(node) = informer::key(lease).strip_prefix(LEASES) {
+                    if let Some(node) = object::key(lease).strip_prefix(LEASES) {
                         beat(&mut heartbeats, node, &lease["spec"]["renewTime"]);
                     }
                 }
             }
             Some(told) = nodes.recv() => match told {
                 Told::All(all) => {
-                    ready = all.iter().map(|node| (informer::key(node), readiness(node))).collect();
+                    ready = all.iter().map(|node| (object::key(node), readiness(node))).collect();
                     heartbeats.retain(|node, _| ready.contains_key(node));
                 }
                 Told::One(Change::Present(node)) => {
-                    ready.insert(informer::key(&node), readiness(&node));
+                    ready.insert(object::key(&node), readiness(&node));
                 }
                 Told::One(Change::Gone(node)) => {
-                    ready.remove(&informer::key(&node));
-                    heartbeats.remove(&informer::key(&node));
+                    ready.remove(&object::key(&node));
+                    heartbeats.remove(&object::key(&node));
                 }
             },
             _ = tick.tick() => {
@@ -95,11 +95,11 @@ async fn mark(client: &Arc<dyn Client>, node: &str) {
         "status": "Unknown",
         "reason": "NodeStatusUnknown",
         "message": "The node's host stopped renewing its lease.",
-        "lastTransitionTime": crate::scheduler::now(),
+        "lastTransitionTime": now(),
     });
-    let patch = json!({"status": {"conditions": [condition]}});
-    match client.patch_status(Kind::NODES, None, node, patch).await {
-        Ok(()) => tracing::warn!(node, "the lease lapsed: the node's state is unknown"),
+    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    match client.patch(&Kind::NODES, None, node, Target::Status, patch).await {
+        Ok(_) => tracing::warn!(node, "the lease lapsed: the node's state is unknown"),
         Err(error) if error.code == 404 => {}
         Err(error) => tracing::warn!(node, %error, "marking a silent node"),
     }
@@ -110,7 +110,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::testing::{Asked, Objects};
+    use bulkhead_client::testing::{Asked, Objects};
 
     fn node(name: &str, ready: &str) -> Value {
         let condition = json!({"type": "Ready", "status": ready});
@@ -127,10 +127,10 @@ mod tests {
     /// The names of the nodes that were marked, each with its new state.
     fn marked(objects: &Objects) -> Vec<(String, Value)> {
         let names = objects.asked().into_iter().map(|asked| match asked {
-            Asked::PatchStatus(name, patch) => {
+            Asked::Patch(_, name, Patch::Strategic(patch)) => {
                 (name, patch["status"]["conditions"][0]["status"].clone())
             }
-            other @ Asked::DeletePod(..) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         });
         names.collect()
     }
@@ -141,17 +141,17 @@ mod tests {
             (Kind::NODES, vec![node("silent", "True"), node("alive", "True")]),
             (Kind::LEASES, vec![lease("silent", "0"), lease("alive", "0")]),
         ]);
-        let client: Arc<dyn Client> = objects.clone();
-        let controller = tokio::spawn(run(client, GRACE));
+        let informers = Informers::new(objects.clone());
+        let controller = tokio::spawn(run(informers, GRACE));
         for second in 0..38 {
             sleep(Duration::from_secs(1)).await;
             let renewed = lease("alive", &second.to_string());
-            objects.change(Kind::LEASES, &Change::Present(renewed));
+            objects.present(&Kind::LEASES, renewed);
         }
         assert_eq!(marked(&objects), []);
         sleep(Duration::from_secs(8)).await;
         assert_eq!(marked(&objects), [(String::from("silent"), json!("Unknown"))]);
-        objects.change(Kind::NODES, &Change::Present(node("silent", "Unknown")));
+        objects.present(&Kind::NODES, node("silent", "Unknown"));
         sleep(Duration::from_secs(20)).await;
         assert_eq!(marked(&objects), [], "it is marked once");
         controller.abort();
@@ -161,11 +161,11 @@ mod tests {
     async fn a_node_without_a_lease_gets_its_time_and_a_deleted_one_is_forgotten() {
         let objects =
             Objects::new([(Kind::NODES, vec![node("new", "True"), node("gone", "True")])]);
-        let client: Arc<dyn Client> = objects.clone();
-        let controller = tokio::spawn(run(client, GRACE));
+        let informers = Informers::new(objects.clone());
+        let controller = tokio::spawn(run(informers, GRACE));
         sleep(Duration::from_secs(30)).await;
         assert_eq!(marked(&objects), []);
-        objects.change(Kind::NODES, &Change::Gone(node("gone", "True")));
+        objects.gone(&Kind::NODES, node("gone", "True"));
         sleep(Duration::from_secs(25)).await;
         assert_eq!(marked(&objects), [(String::from("new"), json!("Unknown"))]);
         controller.abort();

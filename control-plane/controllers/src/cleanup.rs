@@ -4,10 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_client::object::{self, is_terminating};
+use bulkhead_client::{Change, Client, ClientError, DeleteOptions, Informers, Kind, Told};
 use tokio::time::Instant;
-
-use crate::client::{Change, Client, Kind};
-use crate::informer::{self, Told};
 
 /// How long a pod's node must be gone: a node that is made anew keeps its pods.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(40);
@@ -15,10 +14,10 @@ pub(crate) const QUARANTINE: Duration = Duration::from_secs(40);
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Empties namespaces that are being deleted and lets them go, for ever.
-pub(crate) async fn namespaces(client: Arc<dyn Client>) {
-    let mut changes = informer::follow(Arc::clone(&client), Kind::NAMESPACES);
+pub(crate) async fn namespaces(informers: Arc<Informers>) {
+    let client = Arc::clone(informers.client());
+    let mut changes = informers.follow(&Kind::NAMESPACES);
     let mut terminating: HashSet<String> = HashSet::new();
-    let is_terminating = |one: &serde_json::Value| one["metadata"]["deletionTimestamp"].is_string();
     loop {
         let told = if terminating.is_empty() {
             changes.recv().await
@@ -34,14 +33,17 @@ pub(crate) async fn namespaces(client: Arc<dyn Client>) {
         match told {
             None => return,
             Some(Told::All(all)) => {
-                terminating =
-                    all.iter().filter(|one| is_terminating(one)).map(informer::key).collect();
+                terminating = all
+                    .iter()
+                    .filter(|one| is_terminating(one))
+                    .map(|one| object::key(one))
+                    .collect();
             }
             Some(Told::One(Change::Present(one))) if is_terminating(&one) => {
-                terminating.insert(informer::key(&one));
+                terminating.insert(object::key(&one));
             }
             Some(Told::One(Change::Present(one) | Change::Gone(one))) => {
-                terminating.remove(&informer::key(&one));
+                terminating.remove(&object::key(&one));
             }
         }
         empty(&client, &mut terminating).await;
@@ -50,7 +52,7 @@ pub(crate) async fn namespaces(client: Arc<dyn Client>) {
 
 async fn empty(client: &Arc<dyn Client>, terminating: &mut HashSet<String>) {
     for namespace in terminating.clone() {
-        let done = match client.empty_namespace(&namespace).await {
+        let done = match empty_namespace(client, &namespace).await {
             Ok(0) => client.finalize_namespace(&namespace).await,
             Ok(_) => continue,
             Err(error) => Err(error),
@@ -67,10 +69,21 @@ async fn empty(client: &Arc<dyn Client>, terminating: &mut HashSet<String>) {
     }
 }
 
+/// Deletes every object in a namespace, of every kind. How many objects are still there.
+async fn empty_namespace(client: &Arc<dyn Client>, namespace: &str) -> Result<usize, ClientError> {
+    let mut left = 0;
+    for resource in client.resources().await?.iter().filter(|resource| resource.namespaced) {
+        client.delete_collection(&resource.resource, namespace).await?;
+        left += client.list(&resource.resource, Some(namespace)).await?.0.len();
+    }
+    Ok(left)
+}
+
 /// Deletes pods that are bound to nodes which do not exist, for ever.
-pub(crate) async fn orphaned_pods(client: Arc<dyn Client>, quarantine: Duration) {
-    let mut pod_changes = informer::follow(Arc::clone(&client), Kind::PODS);
-    let mut node_changes = informer::follow(Arc::clone(&client), Kind::NODES);
+pub(crate) async fn orphaned_pods(informers: Arc<Informers>, quarantine: Duration) {
+    let client = Arc::clone(informers.client());
+    let mut pod_changes = informers.follow(&Kind::PODS);
+    let mut node_changes = informers.follow(&Kind::NODES);
     let mut nodes: Option<HashSet<String>> = None;
     // Each bound pod with its node and uid.
     let mut pods: HashMap<String, (String, String)> = HashMap::new();
@@ -80,20 +93,20 @@ pub(crate) async fn orphaned_pods(client: Arc<dyn Client>, quarantine: Duration)
         tokio::select! {
             Some(told) = pod_changes.recv() => match told {
                 Told::All(all) => {
-                    pods = all.iter().filter_map(bound).collect();
+                    pods = all.iter().filter_map(|pod| bound(pod)).collect();
                 }
                 Told::One(Change::Present(pod)) => pods.extend(bound(&pod)),
                 Told::One(Change::Gone(pod)) => {
-                    pods.remove(&informer::key(&pod));
+                    pods.remove(&object::key(&pod));
                 }
             },
             Some(told) = node_changes.recv() => match told {
-                Told::All(all) => nodes = Some(all.iter().map(informer::key).collect()),
+                Told::All(all) => nodes = Some(all.iter().map(|one| object::key(one)).collect()),
                 Told::One(Change::Present(node)) => {
-                    nodes.get_or_insert_default().insert(informer::key(&node));
+                    nodes.get_or_insert_default().insert(object::key(&node));
                 }
                 Told::One(Change::Gone(node)) => {
-                    nodes.get_or_insert_default().remove(&informer::key(&node));
+                    nodes.get_or_insert_default().remove(&object::key(&node));
                 }
             },
             _ = tick.tick() => {
@@ -117,15 +130,15 @@ pub(crate) async fn orphaned_pods(client: Arc<dyn Client>, quarantine: Duration)
 fn bound(pod: &serde_json::Value) -> Option<(String, (String, String))> {
     let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())?;
     let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
-    Some((informer::key(pod), (node.into(), uid.into())))
+    Some((object::key(pod), (node.into(), uid.into())))
 }
 
 async fn delete(client: &Arc<dyn Client>, key: &str, node: &str, uid: &str) {
     let Some((namespace, name)) = key.split_once('/') else { return };
-    match client.delete_pod(namespace, name, uid).await {
+    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of(uid) };
+    match client.delete(&Kind::PODS, Some(namespace), name, &options).await {
         Ok(()) => tracing::info!(pod = key, node, "deleted a pod of a node that is gone"),
-        // Gone, or another by now.
-        Err(error) if matches!(error.code, 404 | 409) => {}
+        Err(error) if error.is_gone() => {}
         Err(error) => tracing::warn!(pod = key, %error, "deleting a pod of a node that is gone"),
     }
 }
@@ -136,7 +149,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::testing::{Asked, Objects};
+    use bulkhead_client::testing::{Asked, Objects};
 
     fn node(name: &str) -> Value {
         json!({"metadata": {"name": name}})
@@ -156,18 +169,18 @@ mod tests {
                 vec![pod("kept", Some("stays")), pod("lost", Some("goes")), pod("pending", None)],
             ),
         ]);
-        let client: Arc<dyn Client> = objects.clone();
-        let controller = tokio::spawn(orphaned_pods(client, QUARANTINE));
+        let informers = Informers::new(objects.clone());
+        let controller = tokio::spawn(orphaned_pods(informers, QUARANTINE));
         sleep(QUARANTINE * 2).await;
         assert_eq!(objects.asked(), []);
-        objects.change(Kind::NODES, &Change::Gone(node("goes")));
+        objects.gone(&Kind::NODES, node("goes"));
         sleep(QUARANTINE - Duration::from_secs(1)).await;
         assert_eq!(objects.asked(), []);
         sleep(QUARANTINE / 2).await;
         let mut asked = objects.asked();
         // The object is still there: it is asked for again.
         asked.dedup();
-        assert_eq!(asked, [Asked::DeletePod("lost".into(), "lost-uid".into())]);
+        assert_eq!(asked, [Asked::Delete(Kind::PODS, "lost".into(), Some("lost-uid".into()))]);
         controller.abort();
     }
 
@@ -175,13 +188,13 @@ mod tests {
     async fn pods_of_a_node_that_comes_back_in_time_stay() {
         let objects =
             Objects::new([(Kind::NODES, vec![node("n")]), (Kind::PODS, vec![pod("p", Some("n"))])]);
-        let client: Arc<dyn Client> = objects.clone();
-        let controller = tokio::spawn(orphaned_pods(client, QUARANTINE));
+        let informers = Informers::new(objects.clone());
+        let controller = tokio::spawn(orphaned_pods(informers, QUARANTINE));
         for _ in 0..3 {
             sleep(QUARANTINE / 2).await;
-            objects.change(Kind::NODES, &Change::Gone(node("n")));
+            objects.gone(&Kind::NODES, node("n"));
             sleep(QUARANTINE / 2).await;
-            objects.change(Kind::NODES, &Change::Present(node("n")));
+            objects.present(&Kind::NODES, node("n"));
         }
         sleep(QUARANTINE).await;
         assert_eq!(objects.asked(), []);

@@ -1,0 +1,22 @@
+//! What the scheduler and the controllers know of the Kubernetes API: a [`Client`] with HTTP's
+//! semantics, and what reads of it share.
+//!
+//! In the API server's process the client is a function call away; elsewhere it could be a
+//! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
+//! [`Cache`], and tell of changes. [`object`] reads fields, [`Quantity`] amounts.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod informer;
+pub mod object;
+mod quantity;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use client::{
+    Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Stream,
+    Target,
+};
+pub use informer::{Cache, Informers, Told};
+pub use quantity::{ParseQuantityError, Quantity};
