@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+use super::{PLAIN, columns as c};
+use crate::resource::{Behaviour, Resource};
+
 /// Core field, `events.k8s.io` field.
 const FIELDS: &[(&str, &str)] = &[
     ("involvedObject", "regarding"),
@@ -13,14 +16,59 @@ const FIELDS: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
+/// The events of the core group.
+pub(super) fn resource() -> Resource {
+    Resource {
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        storage: "events",
+        fields: &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
+        columns: c::EVENT,
+        ..PLAIN
+    }
+}
+
+/// The events of `events.k8s.io`.
+pub(super) fn new_resource() -> Resource {
+    Resource {
+        group: "events.k8s.io",
+        fields: &[
+            "reason",
+            "reportingController",
+            "regarding.kind",
+            "regarding.name",
+            "regarding.namespace",
+            "regarding.uid",
+            "type",
+        ],
+        columns: c::EVENT,
+        behaviour: Behaviour { to_storage: to_core, from_storage: from_core, ..Behaviour::PLAIN },
+        ..resource()
+    }
+}
+
 /// Turns an `events.k8s.io/v1` event into a core one.
-pub(super) fn to_core(event: &mut Value) {
+fn to_core(event: &mut Value) {
     rename(event, FIELDS.iter().map(|(core, new)| (*new, *core)));
     event["apiVersion"] = "v1".into();
 }
 
 /// Turns a core event into an `events.k8s.io/v1` one.
-pub(super) fn from_core(event: &mut Value) {
+fn from_core(event: &mut Value) {
     rename(event, FIELDS.iter().copied());
 }
 

@@ -1,0 +1,179 @@
+//! The core group's kinds, and leases.
+
+use super::{PLAIN, columns as c, event, pod, status};
+use crate::names::NameRule;
+use crate::object;
+use crate::resource::{Behaviour, Resource, Subresource};
+
+const POD_SUBRESOURCES: &[Subresource] = &[
+    Subresource {
+        name: "attach",
+        kind: "PodAttachOptions",
+        group_version: None,
+        verbs: &["create", "get"],
+    },
+    Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
+    Subresource {
+        name: "eviction",
+        kind: "Eviction",
+        group_version: Some(("policy", "v1")),
+        verbs: &["create"],
+    },
+    Subresource {
+        name: "exec",
+        kind: "PodExecOptions",
+        group_version: None,
+        verbs: &["create", "get"],
+    },
+    Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },
+    status("Pod"),
+];
+
+const NAMESPACE_SUBRESOURCES: &[Subresource] = &[
+    Subresource { name: "finalize", kind: "Namespace", group_version: None, verbs: &["update"] },
+    status("Namespace"),
+];
+
+const NODE_SUBRESOURCES: &[Subresource] = &[status("Node")];
+
+/// A lease: what a node's host, or a leader, renews.
+pub(super) fn lease() -> Resource {
+    Resource {
+        group: "coordination.k8s.io",
+        kind: "Lease",
+        plural: "leases",
+        singular: "lease",
+        storage: "leases",
+        columns: c::LEASE,
+        ..PLAIN
+    }
+}
+
+/// The kinds of the core group.
+pub(super) fn resources() -> Vec<Resource> {
+    vec![
+        Resource {
+            kind: "ConfigMap",
+            plural: "configmaps",
+            singular: "configmap",
+            short_names: &["cm"],
+            storage: "configmaps",
+            columns: c::CONFIG_MAP,
+            ..PLAIN
+        },
+        event::resource(),
+        Resource {
+            kind: "Namespace",
+            plural: "namespaces",
+            singular: "namespace",
+            short_names: &["ns"],
+            namespaced: false,
+            storage: "namespaces",
+            subresources: NAMESPACE_SUBRESOURCES,
+            fields: &["status.phase"],
+            columns: c::NAMESPACE,
+            patch_type: "Namespace",
+            behaviour: Behaviour {
+                prepare_create: |namespace| {
+                    namespace["spec"] = serde_json::json!({"finalizers": ["kubernetes"]});
+                    namespace["status"] = serde_json::json!({"phase": "Active"});
+                },
+                default: |namespace| {
+                    let name = object::name(namespace).to_owned();
+                    if let Some(labels) = object::map(&mut namespace["metadata"], "labels") {
+                        labels.insert("kubernetes.io/metadata.name".into(), name.into());
+                    }
+                },
+                name: NameRule::Label,
+                ..Behaviour::PLAIN
+            },
+            ..PLAIN
+        },
+        Resource {
+            kind: "Node",
+            plural: "nodes",
+            singular: "node",
+            short_names: &["no"],
+            namespaced: false,
+            storage: "nodes",
+            subresources: NODE_SUBRESOURCES,
+            fields: &["spec.unschedulable"],
+            columns: c::NODE,
+            patch_type: "Node",
+            ..PLAIN
+        },
+        Resource {
+            kind: "Pod",
+            plural: "pods",
+            singular: "pod",
+            short_names: &["po"],
+            categories: &["all"],
+            storage: "pods",
+            generation: true,
+            graceful_deletion: true,
+            subresources: POD_SUBRESOURCES,
+            fields: &[
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "spec.hostNetwork",
+                "status.phase",
+                "status.podIP",
+                "status.nominatedNodeName",
+            ],
+            columns: c::POD,
+            patch_type: "Pod",
+            behaviour: Behaviour {
+                prepare_create: pod::prepare_create,
+                default: pod::default,
+                validate: pod::validate,
+                validate_update: pod::validate_update,
+                ..Behaviour::PLAIN
+            },
+            ..PLAIN
+        },
+        Resource {
+            kind: "Secret",
+            plural: "secrets",
+            singular: "secret",
+            storage: "secrets",
+            fields: &["type"],
+            columns: c::SECRET,
+            behaviour: Behaviour {
+                prepare_create: |secret| {
+                    object::set_default(secret, "type", "Opaque");
+                },
+                default: string_data,
+                ..Behaviour::PLAIN
+            },
+            ..PLAIN
+        },
+        Resource {
+            kind: "ServiceAccount",
+            plural: "serviceaccounts",
+            singular: "serviceaccount",
+            short_names: &["sa"],
+            storage: "serviceaccounts",
+            columns: c::SERVICE_ACCOUNT,
+            patch_type: "ServiceAccount",
+            ..PLAIN
+        },
+    ]
+}
+
+/// A secret's `stringData` is written, never read: it goes into `data`, in base64.
+fn string_data(secret: &mut serde_json::Value) {
+    use base64::Engine as _;
+    let Some(serde_json::Value::Object(plain)) =
+        secret.as_object_mut().and_then(|fields| fields.remove("stringData"))
+    else {
+        return;
+    };
+    let Some(data) = object::map(secret, "data") else { return };
+    for (key, value) in plain {
+        let text = value.as_str().unwrap_or_default();
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+        data.insert(key, encoded.into());
+    }
+}
