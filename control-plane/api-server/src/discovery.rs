@@ -137,7 +137,7 @@ fn aggregated(registry: &Registry, core: bool, api: &str) -> Value {
                     let resources: Vec<Value> = registry
                         .iter()
                         .filter(|one| one.group == *name && one.version == *version)
-                        .map(|resource| aggregated_resource(resource))
+                        .map(|resource| aggregated_resource(&resource))
                         .collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })

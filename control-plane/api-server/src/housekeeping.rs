@@ -35,7 +35,7 @@ pub(crate) async fn run(api: Api) {
 /// Deletes the events that were last seen before `limit`.
 async fn delete_events(api: &Api, limit: OffsetDateTime) -> Result<()> {
     let Some(events) = api.registry().find("", "v1", "events") else { return Ok(()) };
-    let list = api.list(&Place::new(events, None), &ReadOptions::default()).await?;
+    let list = api.list(&Place::new(&events, None), &ReadOptions::default()).await?;
     for event in list.items.iter().filter(|event| last_seen(event).is_some_and(|seen| seen < limit))
     {
         let text = |path| Some(object::text(event, path).to_owned());
@@ -47,7 +47,7 @@ async fn delete_events(api: &Api, limit: OffsetDateTime) -> Result<()> {
             }),
             ..DeleteOptions::default()
         };
-        let place = Place::new(events, object::namespace(event));
+        let place = Place::new(&events, object::namespace(event));
         match api.delete(&place, object::name(event), &options).await {
             Err(error) if !matches!(error.code, 404 | 409) => return Err(error),
             _ => {}
@@ -79,10 +79,10 @@ mod tests {
         let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
         let api = Api::new(Arc::new(store), Arc::new(kinds::registry()));
         let options = WriteOptions::default();
-        let namespaces = api.registry().find("", "v1", "namespaces").unwrap().clone();
+        let namespaces = api.registry().find("", "v1", "namespaces").unwrap();
         let namespace = json!({"metadata": {"name": "default"}});
         api.create(&Place::new(&namespaces, None), namespace, &options).await.unwrap();
-        let events = api.registry().find("", "v1", "events").unwrap().clone();
+        let events = api.registry().find("", "v1", "events").unwrap();
         let place = Place::new(&events, Some("default"));
         for (name, seen) in [("old", "2020-01-01T00:00:00Z"), ("new", object::now().as_str())] {
             let event = json!({"metadata": {"name": name}, "lastTimestamp": seen});

@@ -75,17 +75,19 @@ impl Front {
             Route::Other(path) => {
                 user.may_see(&path, &verb)?;
                 read_only(request.method())?;
-                self.other(&path, request.uri().query().unwrap_or("")).await
+                self.other(&path, request.uri().query().unwrap_or(""), request.headers()).await
             }
         }
     }
 
-    async fn other(&self, path: &str, query: &str) -> Result<Response<ResponseBody>> {
-        if let Some(below) = path.strip_prefix("/openapi/v3") {
-            let below = below.trim_start_matches('/');
-            let document = openapi::document(self.api.registry(), below)
-                .ok_or_else(Status::no_such_resource)?;
-            return Ok(body::json(200, &document, JSON));
+    async fn other(
+        &self,
+        path: &str,
+        query: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<ResponseBody>> {
+        if path == "/openapi/v2" || path.starts_with("/openapi/v3") {
+            return openapi::answer(self.api.registry(), path, query, headers);
         }
         match path {
             "/version" => {
@@ -149,7 +151,6 @@ impl Front {
             .api
             .registry()
             .find(&path.group, &path.version, &path.plural)
-            .cloned()
             .ok_or_else(Status::no_such_resource)?;
         if path.namespace.is_some() && !resource.namespaced {
             return Err(Status::no_such_resource());
@@ -306,7 +307,7 @@ impl Front {
                     .registry()
                     .find("", "v1", "nodes")
                     .ok_or_else(Status::no_such_resource)?;
-                let node = self.api.get(&Place::new(nodes, None), &node).await?;
+                let node = self.api.get(&Place::new(&nodes, None), &node).await?;
                 self.kubelets.forward(subresource, &pod, &node, request).await
             }
             _ => Err(Status::method_not_allowed()),

@@ -2,7 +2,7 @@
 //!
 //! [`kinds`] is the table of resources; everything else is generic over it: [`http`] parses a
 //! request ([`route`], [`options`], [`body`]), [`auth`] permits it, [`api`] does it on the store,
-//! and [`output`] shapes the answer. Objects are JSON values, kept with fields that this server
+//! and [`output`] shapes the answer. [`schema`] knows the fields of every kind. Objects are JSON values, kept with fields that this server
 //! does not know. [`discovery`] and [`openapi`] tell clients what there is. [`kubelet`] passes
 //! logs, exec and attach on to the host that runs the pod. [`pki`] makes a cluster's
 //! certificates. [`serve`] puts it together, with the scheduler and the controllers, which talk
@@ -31,6 +31,7 @@ pub mod patch;
 pub mod pki;
 pub mod resource;
 pub mod route;
+pub mod schema;
 pub mod selector;
 pub mod serve;
 pub mod status;

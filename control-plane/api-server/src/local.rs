@@ -33,7 +33,7 @@ impl LocalClient {
     fn place(&self, kind: &Kind, namespace: Option<&str>) -> Result<Place> {
         let resource = self.api.registry().find(&kind.group, &kind.version, &kind.plural);
         let resource = resource.ok_or_else(|| failed(Status::no_such_resource()))?;
-        Ok(Place::new(resource, namespace))
+        Ok(Place::new(&resource, namespace))
     }
 }
 
@@ -71,7 +71,7 @@ impl Client for LocalClient {
     async fn resources(&self) -> Result<Vec<ResourceInfo>> {
         let mut seen = std::collections::HashSet::new();
         let resources = self.api.registry().iter().filter(|resource| seen.insert(resource.storage));
-        let info = |resource: &Arc<crate::resource::Resource>| ResourceInfo {
+        let info = |resource: Arc<crate::resource::Resource>| ResourceInfo {
             resource: Kind::new(resource.group, resource.version, resource.plural),
             kind: resource.kind.into(),
             namespaced: resource.namespaced,

@@ -2,10 +2,11 @@
 //!
 //! Everything else in this crate is generic over this table; a new kind is one more entry.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
+use crate::schema::{self, Shape};
 use crate::status::Cause;
 
 /// A kind of object that the server stores.
@@ -40,8 +41,6 @@ pub struct Resource {
     pub fields: &'static [&'static str],
     /// The columns that clients print.
     pub columns: &'static [Column],
-    /// Where the patch schema of the kind begins.
-    pub patch_type: &'static str,
     /// The kind's behaviour.
     pub behaviour: Behaviour,
 }
@@ -115,6 +114,12 @@ impl Resource {
         api_version(self.group, self.version)
     }
 
+    /// The type of its objects; `None` if it has none.
+    #[must_use]
+    pub fn schema(&self) -> Option<Shape> {
+        schema::builtin().kind(self.group, self.version, self.kind)
+    }
+
     /// Whether it has the subresource `name`.
     #[must_use]
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
@@ -143,37 +148,53 @@ pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.into() } else { format!("{group}/{version}") }
 }
 
-/// Every resource of the server.
-#[derive(Debug, Clone)]
+/// Every resource of the server. Resources come and go while it runs: each reader sees the list as
+/// it was at one moment.
+#[derive(Debug, Default)]
 pub struct Registry {
-    resources: Vec<Arc<Resource>>,
+    resources: RwLock<Arc<[Arc<Resource>]>>,
 }
 
 impl Registry {
     /// A registry of `resources`; discovery shows them in this order.
     #[must_use]
     pub fn new(resources: Vec<Resource>) -> Self {
-        Self { resources: resources.into_iter().map(Arc::new).collect() }
+        Self { resources: RwLock::new(resources.into_iter().map(Arc::new).collect()) }
+    }
+
+    fn snapshot(&self) -> Arc<[Arc<Resource>]> {
+        // The list is replaced as a whole: a writer that panicked left the one before.
+        Arc::clone(&self.resources.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The resource at `group`, `version` and `plural`.
     #[must_use]
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.resources
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        let resources = self.snapshot();
+        let found = resources
             .iter()
-            .find(|one| one.group == group && one.version == version && one.plural == plural)
+            .find(|one| one.group == group && one.version == version && one.plural == plural);
+        found.cloned()
     }
 
     /// Every resource.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Resource>> + Send + use<> {
+        let resources = self.snapshot();
+        (0..resources.len()).map(move |index| Arc::clone(&resources[index]))
+    }
+
+    /// Replaces the resources of which `of` is true by `resources`.
+    pub fn replace(&self, of: impl Fn(&Resource) -> bool, resources: Vec<Resource>) {
+        let mut all = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        let others = all.iter().filter(|one| !of(one)).cloned();
+        *all = others.chain(resources.into_iter().map(Arc::new)).collect();
     }
 
     /// Every group with its versions, the core group first.
     #[must_use]
     pub fn groups(&self) -> Vec<(&'static str, Vec<&'static str>)> {
         let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
-        for resource in &self.resources {
+        for resource in self.iter() {
             match groups.iter_mut().find(|(group, _)| *group == resource.group) {
                 Some((_, versions)) if !versions.contains(&resource.version) => {
                     versions.push(resource.version);
@@ -184,5 +205,23 @@ impl Registry {
         }
         groups.sort_by_key(|(group, _)| !group.is_empty());
         groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_come_and_go() {
+        let registry = crate::kinds::registry();
+        let pods = registry.find("", "v1", "pods").unwrap();
+        let widget = Resource { group: "example.com", plural: "widgets", ..(*pods).clone() };
+        registry.replace(|one| one.group == "example.com", vec![widget]);
+        assert!(registry.find("example.com", "v1", "widgets").is_some());
+        assert!(registry.groups().iter().any(|(group, _)| *group == "example.com"));
+        registry.replace(|one| one.group == "example.com", Vec::new());
+        assert!(registry.find("example.com", "v1", "widgets").is_none());
+        assert!(registry.find("", "v1", "pods").is_some());
     }
 }

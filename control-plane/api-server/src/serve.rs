@@ -120,7 +120,7 @@ async fn make_namespaces(api: &Api) -> Result<(), Status> {
     let Some(namespaces) = api.registry().find("", "v1", "namespaces") else { return Ok(()) };
     for name in NAMESPACES {
         let namespace = json!({"metadata": {"name": name}});
-        let place = Place::new(namespaces, None);
+        let place = Place::new(&namespaces, None);
         match api.create(&place, namespace, &WriteOptions::default()).await {
             Err(status) if status.reason != "AlreadyExists" => return Err(status),
             _ => {}

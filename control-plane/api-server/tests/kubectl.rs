@@ -77,6 +77,12 @@ async fn the_everyday_commands() {
         "{resources}"
     );
 
+    let explained = kubectl.run("explain pod.spec.containers.resources");
+    for expected in ["FIELD: resources <ResourceRequirements>", "limits\t<map[string]Quantity>"] {
+        assert!(explained.contains(expected), "{explained}");
+    }
+    assert!(kubectl.run("explain pods --recursive").contains("terminationGracePeriodSeconds"));
+
     let file = kubectl.file("pod.yaml", POD);
     assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web created\n");
     assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web unchanged\n");

@@ -96,7 +96,7 @@ impl Api {
     async fn check_namespace_takes(&self, place: &Place, object: &Value) -> Result<()> {
         let Some(namespace) = place.namespace.as_deref() else { return Ok(()) };
         let Some(namespaces) = self.registry.find("", "v1", "namespaces") else { return Ok(()) };
-        let found = self.get(&Place::new(namespaces, None), namespace).await?;
+        let found = self.get(&Place::new(&namespaces, None), namespace).await?;
         if object::is_terminating(&found) {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"

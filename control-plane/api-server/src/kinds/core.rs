@@ -72,7 +72,6 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: NAMESPACE_SUBRESOURCES,
             fields: &["status.phase"],
             columns: c::NAMESPACE,
-            patch_type: "Namespace",
             behaviour: Behaviour {
                 prepare_create: |namespace| {
                     namespace["spec"] = serde_json::json!({"finalizers": ["kubernetes"]});
@@ -99,7 +98,6 @@ pub(super) fn resources() -> Vec<Resource> {
             subresources: NODE_SUBRESOURCES,
             fields: &["spec.unschedulable"],
             columns: c::NODE,
-            patch_type: "Node",
             ..PLAIN
         },
         Resource {
@@ -123,7 +121,6 @@ pub(super) fn resources() -> Vec<Resource> {
                 "status.nominatedNodeName",
             ],
             columns: c::POD,
-            patch_type: "Pod",
             behaviour: Behaviour {
                 prepare_create: pod::prepare_create,
                 default: pod::default,
@@ -156,7 +153,6 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: &["sa"],
             storage: "serviceaccounts",
             columns: c::SERVICE_ACCOUNT,
-            patch_type: "ServiceAccount",
             ..PLAIN
         },
     ]

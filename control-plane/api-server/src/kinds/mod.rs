@@ -31,7 +31,6 @@ const PLAIN: Resource = Resource {
     subresources: &[],
     fields: &[],
     columns: c::GENERIC,
-    patch_type: "Object",
     behaviour: Behaviour::PLAIN,
 };
 

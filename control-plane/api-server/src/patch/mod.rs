@@ -1,6 +1,5 @@
 //! Patches: RFC 6902 (JSON patch), RFC 7396 (merge patch) and Kubernetes' strategic merge.
 
-mod schema;
 mod strategic;
 
 use serde_json::Value;
@@ -68,8 +67,10 @@ impl Patch {
                     .with_message(error.to_string())
             })?,
             Self::Merge(patch) => json_patch::merge(&mut patched, patch),
-            Self::Strategic(patch) => strategic::merge(&mut patched, patch, resource.patch_type)
-                .map_err(|error| Status::bad_request(error.to_string()))?,
+            Self::Strategic(patch) => {
+                strategic::merge(&mut patched, patch, resource.schema().as_ref())
+                    .map_err(|error| Status::bad_request(error.to_string()))?
+            }
         }
         Ok(patched)
     }

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::schema::{self, Strategy};
+use crate::schema::Shape;
 
 /// The patch cannot be applied.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) enum PatchError {
         /// The list.
         field: String,
         /// Its key.
-        key: &'static str,
+        key: String,
     },
     /// A directive's value is not of the shape that it needs.
     #[error("{0} must be a list")]
@@ -51,8 +51,38 @@ fn directive(patch: &Map<String, Value>) -> Result<Directive> {
     }
 }
 
-/// Applies `patch` to `target`, whose type in the schema is `kind`.
-pub(super) fn merge(target: &mut Value, patch: &Value, kind: &str) -> Result<()> {
+/// How a field is patched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strategy<'a> {
+    /// A list of objects that are told apart by this field of theirs.
+    MergeBy(&'a str),
+    /// A list of plain values, merged as a set.
+    MergeSet,
+    /// What is no list is merged, a list replaced.
+    Plain,
+}
+
+/// How `name` of a value of type `owner` is patched, and the type of what is below it: of a list,
+/// of its elements.
+fn field<'a>(owner: Option<&'a Shape>, name: &str) -> (Strategy<'a>, Option<&'a Shape>) {
+    let Some(owner) = owner else { return (Strategy::Plain, None) };
+    if let Shape::Map(value) = owner {
+        return (Strategy::Plain, Some(value));
+    }
+    let Some(field) = owner.as_struct().and_then(|owner| owner.field(name)) else {
+        return (Strategy::Plain, None);
+    };
+    let Shape::List(element) = &field.shape else { return (Strategy::Plain, Some(&field.shape)) };
+    let strategy = match (field.patch.merge, &*field.patch.key) {
+        (true, "") => Strategy::MergeSet,
+        (true, key) => Strategy::MergeBy(key),
+        (false, _) => Strategy::Plain,
+    };
+    (strategy, Some(element))
+}
+
+/// Applies `patch` to `target`, whose type is `shape`, if that is known.
+pub(super) fn merge(target: &mut Value, patch: &Value, shape: Option<&Shape>) -> Result<()> {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return Ok(());
@@ -90,14 +120,14 @@ pub(super) fn merge(target: &mut Value, patch: &Value, kind: &str) -> Result<()>
         } else if change.is_null() {
             fields.remove(field);
         } else {
-            merge_field(fields, field, change, kind)?;
+            merge_field(fields, field, change, shape)?;
         }
     }
     for (field, order) in patch {
         let Some(list) = field.strip_prefix(SET_ORDER) else { continue };
         let order = order.as_array().ok_or_else(|| PatchError::NotAList(field.clone()))?;
         if let Some(Value::Array(values)) = fields.get_mut(list) {
-            reorder(values, order, schema::field(kind, list).0);
+            reorder(values, order, self::field(shape, list).0);
         }
     }
     Ok(())
@@ -107,9 +137,9 @@ fn merge_field(
     fields: &mut Map<String, Value>,
     field: &str,
     change: &Value,
-    kind: &str,
+    shape: Option<&Shape>,
 ) -> Result<()> {
-    let (strategy, below) = schema::field(kind, field);
+    let (strategy, below) = self::field(shape, field);
     match (change, strategy) {
         (Value::Object(_), _) => {
             if fields.get(field).is_none_or(|present| !present.is_object())
@@ -151,10 +181,10 @@ fn merge_by_key(
     list: &mut Vec<Value>,
     elements: &[Value],
     field: &str,
-    key: &'static str,
-    below: &str,
+    key: &str,
+    below: Option<&Shape>,
 ) -> Result<()> {
-    let no_key = || PatchError::NoMergeKey { field: field.into(), key };
+    let no_key = || PatchError::NoMergeKey { field: field.into(), key: key.into() };
     // A lone `$patch: replace` among the elements makes the others the whole list.
     let replaces = |element: &Value| {
         element.get(PATCH).is_some_and(|directive| directive == "replace")
@@ -187,7 +217,7 @@ fn merge_by_key(
 
 /// Puts the elements that `order` names into its order. Others keep their place behind the
 /// element that they followed.
-fn reorder(values: &mut [Value], order: &[Value], strategy: Strategy) {
+fn reorder(values: &mut [Value], order: &[Value], strategy: Strategy<'_>) {
     let id = |value: &Value| match strategy {
         Strategy::MergeBy(key) => value.get(key).cloned().unwrap_or(Value::Null),
         _ => value.clone(),
@@ -214,8 +244,12 @@ mod tests {
 
     use super::*;
 
+    fn pod() -> Option<Shape> {
+        crate::schema::builtin().kind("", "v1", "Pod")
+    }
+
     fn patched(mut target: Value, patch: Value) -> Value {
-        merge(&mut target, &patch, "Pod").unwrap();
+        merge(&mut target, &patch, pod().as_ref()).unwrap();
         target
     }
 
@@ -278,7 +312,7 @@ mod tests {
             json!({"spec": {"$patch": "explode"}}),
             json!({"spec": {"$setElementOrder/containers": 5}}),
         ] {
-            assert!(merge(&mut pod, &bad, "Pod").is_err(), "{bad}");
+            assert!(merge(&mut pod, &bad, self::pod().as_ref()).is_err(), "{bad}");
         }
     }
 
@@ -304,7 +338,7 @@ mod tests {
             prop_assume!(patch.is_object());
             let mut expected = target.clone();
             json_patch::merge(&mut expected, &patch);
-            merge(&mut target, &patch, "Object").unwrap();
+            merge(&mut target, &patch, None).unwrap();
             prop_assert_eq!(target, expected);
         }
 
