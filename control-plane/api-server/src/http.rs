@@ -295,6 +295,25 @@ impl Front {
                 let finalized = self.api.finalize(place, name, &object, &options).await?;
                 Ok(body::json(200, &finalized, JSON))
             }
+            ("scale", Method::GET) => {
+                let scale = self.api.scale(place, name).await?;
+                Ok(body::json(200, &scale, JSON))
+            }
+            ("scale", Method::PUT) => {
+                let options = query.write_options()?;
+                let scale = read_body(request).await?;
+                let set = |_: &Value| Ok(scale.clone());
+                let scaled = self.api.set_scale(place, name, &options, set).await?;
+                Ok(body::json(200, &scaled, JSON))
+            }
+            ("scale", Method::PATCH) => {
+                let options = query.write_options()?;
+                let media_type = body::media_type(request.headers());
+                let patch = Patch::parse(&media_type, read_body(request).await?)?;
+                let change = |scale: &Value| patch.apply(&place.resource, scale);
+                let scaled = self.api.set_scale(place, name, &options, change).await?;
+                Ok(body::json(200, &scaled, JSON))
+            }
             ("log", Method::GET) | ("exec" | "attach", Method::GET | Method::POST) => {
                 let pod = self.api.get(place, name).await?;
                 let node = crate::object::text(&pod, "spec.nodeName").to_owned();

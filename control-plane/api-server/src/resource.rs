@@ -37,6 +37,8 @@ pub struct Resource {
     pub graceful_deletion: bool,
     /// Subresources.
     pub subresources: &'static [Subresource],
+    /// What the subresource `scale` shows and sets, if it has that.
+    pub scale: Option<ScalePaths>,
     /// What can be selected by field, besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [&'static str],
     /// The columns that clients print.
@@ -88,6 +90,17 @@ pub struct Subresource {
     pub group_version: Option<(&'static str, &'static str)>,
     /// What can be done with it.
     pub verbs: &'static [&'static str],
+}
+
+/// Where the fields of a `Scale` lie in an object, as dotted paths.
+#[derive(Debug, Clone, Copy)]
+pub struct ScalePaths {
+    /// `spec.replicas`.
+    pub replicas: &'static str,
+    /// `status.replicas`.
+    pub status_replicas: &'static str,
+    /// `status.selector`: a label selector, a map of labels, or text. May be empty.
+    pub selector: &'static str,
 }
 
 /// A column of a kind's table.

@@ -4,6 +4,7 @@
 mod create;
 mod delete;
 mod read;
+mod scale;
 mod subresource;
 mod update;
 mod watch;

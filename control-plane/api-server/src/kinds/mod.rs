@@ -1,20 +1,35 @@
 //! The built-in kinds. Only those whose behaviour is real are here; a kind that is not answers
 //! 404, as an API server without it would.
 
+mod apps;
 mod columns;
 mod core;
 mod event;
 mod pod;
+mod template;
 
 use columns as c;
 
-use crate::resource::{Behaviour, Registry, Resource, Subresource};
+use crate::resource::{Behaviour, Registry, Resource, ScalePaths, Subresource};
 
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 const fn status(kind: &'static str) -> Subresource {
     Subresource { name: "status", kind, group_version: None, verbs: STATUS_VERBS }
 }
+
+const SCALE: Subresource = Subresource {
+    name: "scale",
+    kind: "Scale",
+    group_version: Some(("autoscaling", "v1")),
+    verbs: STATUS_VERBS,
+};
+
+const SCALED_BY_REPLICAS: ScalePaths = ScalePaths {
+    replicas: "spec.replicas",
+    status_replicas: "status.replicas",
+    selector: "spec.selector",
+};
 
 const PLAIN: Resource = Resource {
     group: "",
@@ -29,6 +44,7 @@ const PLAIN: Resource = Resource {
     generation: false,
     graceful_deletion: false,
     subresources: &[],
+    scale: None,
     fields: &[],
     columns: c::GENERIC,
     behaviour: Behaviour::PLAIN,
@@ -38,6 +54,7 @@ const PLAIN: Resource = Resource {
 #[must_use]
 pub fn registry() -> Registry {
     let mut resources = core::resources();
+    resources.extend(apps::resources());
     resources.push(core::lease());
     resources.push(event::new_resource());
     Registry::new(resources)

@@ -18,7 +18,13 @@ pub(super) fn prepare_create(pod: &mut Value) {
 }
 
 pub(super) fn default(pod: &mut Value) {
-    let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+    if let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) {
+        default_spec(spec);
+    }
+}
+
+/// Fills defaults into a pod's spec, or a template's.
+pub(super) fn default_spec(spec: &mut Value) {
     object::set_default(spec, "restartPolicy", "Always");
     object::set_default(spec, "terminationGracePeriodSeconds", 30);
     object::set_default(spec, "dnsPolicy", "ClusterFirst");
@@ -121,15 +127,19 @@ fn qos_class(spec: &Value) -> &'static str {
 }
 
 pub(super) fn validate(pod: &Value, causes: &mut Vec<Cause>) {
-    let spec = &pod["spec"];
+    validate_spec(&pod["spec"], "spec", causes);
+}
+
+/// Reports what is wrong with a pod's spec, or a template's, which lies at `path`.
+pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
     if !spec.is_object() {
-        causes.push(Cause::required("spec"));
+        causes.push(Cause::required(path));
         return;
     }
-    one_of(spec, "spec", "restartPolicy", &["Always", "OnFailure", "Never"], causes);
+    one_of(spec, path, "restartPolicy", &["Always", "OnFailure", "Never"], causes);
     one_of(
         spec,
-        "spec",
+        path,
         "dnsPolicy",
         &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
         causes,
@@ -137,14 +147,14 @@ pub(super) fn validate(pod: &Value, causes: &mut Vec<Cause>) {
     if spec["terminationGracePeriodSeconds"].as_u64().is_none() {
         let value = &spec["terminationGracePeriodSeconds"];
         causes.push(Cause::invalid(
-            "spec.terminationGracePeriodSeconds",
+            format!("{path}.terminationGracePeriodSeconds"),
             value,
             "must be greater than or equal to 0",
         ));
     }
     let mut volumes = HashSet::new();
     for (index, volume) in object::list(spec, "volumes").iter().enumerate() {
-        let path = format!("spec.volumes[{index}].name");
+        let path = format!("{path}.volumes[{index}].name");
         let name = object::text(volume, "name");
         label(name, &path, causes);
         if !volumes.insert(name) {
@@ -155,10 +165,10 @@ pub(super) fn validate(pod: &Value, causes: &mut Vec<Cause>) {
     for list in CONTAINERS {
         let containers = object::list(spec, list);
         if list == "containers" && containers.is_empty() {
-            causes.push(Cause::required("spec.containers"));
+            causes.push(Cause::required(format!("{path}.containers")));
         }
         for (index, container) in containers.iter().enumerate() {
-            let path = format!("spec.{list}[{index}]");
+            let path = format!("{path}.{list}[{index}]");
             let name = object::text(container, "name");
             label(name, &format!("{path}.name"), causes);
             if !name.is_empty() && !names.insert(name) {
@@ -248,7 +258,7 @@ fn validate_resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn label(name: &str, path: &str, causes: &mut Vec<Cause>) {
+pub(super) fn label(name: &str, path: &str, causes: &mut Vec<Cause>) {
     if name.is_empty() {
         causes.push(Cause::required(path));
     } else if !names::is_label(name) {
@@ -257,7 +267,13 @@ fn label(name: &str, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn one_of(object: &Value, path: &str, field: &str, supported: &[&str], causes: &mut Vec<Cause>) {
+pub(super) fn one_of(
+    object: &Value,
+    path: &str,
+    field: &str,
+    supported: &[&str],
+    causes: &mut Vec<Cause>,
+) {
     let value = &object[field];
     if !value.as_str().is_some_and(|text| supported.contains(&text)) && !value.is_null() {
         causes.push(Cause::not_supported(format!("{path}.{field}"), value, supported));

@@ -1,6 +1,7 @@
 //! The columns that `kubectl get` shows of each kind, as Kubernetes prints them: what the groups'
 //! columns are made of.
 
+mod apps;
 mod core;
 mod event;
 mod node;
@@ -9,6 +10,7 @@ mod pod;
 use serde_json::Value;
 use time::OffsetDateTime;
 
+pub(super) use self::apps::{DEPLOYMENT, REPLICA_SET};
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
 pub(super) use self::node::NODE;

@@ -1,0 +1,61 @@
+//! Columns of the group `apps`.
+
+use bulkhead_client::Selector;
+use serde_json::Value;
+
+use super::{AGE, NAME, column, integer, or_none, wide};
+use crate::object::{at, list, text};
+use crate::resource::Column;
+
+pub(in crate::kinds) const DEPLOYMENT: &[Column] = &[
+    NAME,
+    column("Ready", |deployment| {
+        let (ready, wanted) =
+            (number(deployment, "status.readyReplicas"), number(deployment, "spec.replicas"));
+        format!("{ready}/{wanted}").into()
+    }),
+    column("Up-to-date", |deployment| {
+        number(deployment, "status.updatedReplicas").to_string().into()
+    }),
+    column("Available", |deployment| {
+        number(deployment, "status.availableReplicas").to_string().into()
+    }),
+    AGE,
+    wide("Containers", containers),
+    wide("Images", images),
+    wide("Selector", selector),
+];
+
+pub(in crate::kinds) const REPLICA_SET: &[Column] = &[
+    NAME,
+    integer("Desired", |set| number(set, "spec.replicas").into()),
+    integer("Current", |set| number(set, "status.replicas").into()),
+    integer("Ready", |set| number(set, "status.readyReplicas").into()),
+    AGE,
+    wide("Containers", containers),
+    wide("Images", images),
+    wide("Selector", selector),
+];
+
+pub(super) fn number(object: &Value, path: &str) -> i64 {
+    at(object, path).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn of_containers(object: &Value, field: &str) -> Value {
+    let containers = list(object, "spec.template.spec.containers");
+    let shown: Vec<&str> = containers.iter().map(|container| text(container, field)).collect();
+    shown.join(",").into()
+}
+
+pub(super) fn containers(object: &Value) -> Value {
+    of_containers(object, "name")
+}
+
+pub(super) fn images(object: &Value) -> Value {
+    of_containers(object, "image")
+}
+
+pub(super) fn selector(object: &Value) -> Value {
+    let selector = Selector::read(&object["spec"]["selector"]).unwrap_or_default();
+    or_none(selector.to_string()).into()
+}
