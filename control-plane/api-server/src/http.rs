@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Place, Target, Watcher};
 use crate::auth::{Action, User};
-use crate::body::{self, BoxError, ResponseBody};
+use crate::body::{self, Body, BoxError, ResponseBody};
 use crate::kubelet::Kubelets;
 use crate::options::Query;
 use crate::output::Shape;
@@ -17,6 +17,7 @@ use crate::patch::Patch;
 use crate::resource::Resource;
 use crate::route::{ResourcePath, Route};
 use crate::status::{Result, Status};
+use crate::validation::Validation;
 use crate::{discovery, openapi};
 
 /// The Kubernetes version whose API this server follows; clients compare it with theirs.
@@ -202,12 +203,16 @@ impl Front {
             }
             "create" => {
                 let write = query.write_options()?;
-                let object = read_body(request).await?;
+                let mut validation = Validation::new(write.field_validation, resource, None);
+                let object = validation.body(read_body(request).await?)?;
                 let created = self.api.create(place, object, &write).await?;
-                Ok(body::json(201, &shape.object(resource, created, include), JSON))
+                let shown = shape.object(resource, created, include);
+                let mut response = body::json(201, &shown, JSON);
+                validation.warn(&mut response);
+                Ok(response)
             }
             _ => {
-                let delete = query.delete_options(read_body(request).await?)?;
+                let delete = query.delete_options(read_body(request).await?.value)?;
                 let deleted = self.api.delete_collection(place, &options, &delete).await?;
                 Ok(body::json(200, &shape.list(resource, deleted, include), JSON))
             }
@@ -240,18 +245,27 @@ impl Front {
             }
             "update" => {
                 let write = query.write_options()?;
-                let object = read_body(request).await?;
-                self.api.update(place, name, target, object, &write).await?
+                let mut validation = Validation::new(write.field_validation, resource, None);
+                let object = validation.body(read_body(request).await?)?;
+                let updated = self.api.update(place, name, target, object, &write).await?;
+                let shown = shape.object(resource, updated, include.as_deref());
+                let mut response = body::json(200, &shown, JSON);
+                validation.warn(&mut response);
+                return Ok(response);
             }
             "patch" => {
                 let write = query.write_options()?;
-                let media_type = body::media_type(request.headers());
-                let patch = Patch::parse(&media_type, read_body(request).await?)?;
-                let change = |current: &Value| patch.apply(resource, current);
-                self.api.modify(place, name, target, &write, change).await?
+                let mut validation = Validation::new(write.field_validation, resource, None);
+                let patch = read_patch(request).await?;
+                let change = |current: &Value| patch.apply(&mut validation, current);
+                let patched = self.api.modify(place, name, target, &write, change).await?;
+                let shown = shape.object(resource, patched, include.as_deref());
+                let mut response = body::json(200, &shown, JSON);
+                validation.warn(&mut response);
+                return Ok(response);
             }
             "delete" if target == Target::Main => {
-                let delete = query.delete_options(read_body(request).await?)?;
+                let delete = query.delete_options(read_body(request).await?.value)?;
                 let deletion = self.api.delete(place, name, &delete).await?;
                 if deletion.gone && !resource.graceful_deletion {
                     return Ok(body::json(200, &deleted(resource, name, &deletion.object), JSON));
@@ -276,22 +290,24 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let method = request.method().clone();
+        let mode = query.write_options()?.field_validation;
+        let mut validation = Validation::new(mode, &place.resource, Some(subresource));
         match (subresource, method) {
             ("binding", Method::POST) => {
                 let options = query.write_options()?;
-                let binding = read_body(request).await?;
+                let binding = validation.body(read_body(request).await?)?;
                 let bound = self.api.bind(place, name, &binding, &options).await?;
                 Ok(body::json(201, &bound, JSON))
             }
             ("eviction", Method::POST) => {
                 let options = query.write_options()?;
-                let eviction = read_body(request).await?;
+                let eviction = validation.body(read_body(request).await?)?;
                 let evicted = self.api.evict(place, name, &eviction, &options).await?;
                 Ok(body::json(201, &evicted, JSON))
             }
             ("finalize", Method::PUT) => {
                 let options = query.write_options()?;
-                let object = read_body(request).await?;
+                let object = validation.body(read_body(request).await?)?;
                 let finalized = self.api.finalize(place, name, &object, &options).await?;
                 Ok(body::json(200, &finalized, JSON))
             }
@@ -301,16 +317,15 @@ impl Front {
             }
             ("scale", Method::PUT) => {
                 let options = query.write_options()?;
-                let scale = read_body(request).await?;
+                let scale = validation.body(read_body(request).await?)?;
                 let set = |_: &Value| Ok(scale.clone());
                 let scaled = self.api.set_scale(place, name, &options, set).await?;
                 Ok(body::json(200, &scaled, JSON))
             }
             ("scale", Method::PATCH) => {
                 let options = query.write_options()?;
-                let media_type = body::media_type(request.headers());
-                let patch = Patch::parse(&media_type, read_body(request).await?)?;
-                let change = |scale: &Value| patch.apply(&place.resource, scale);
+                let patch = read_patch(request).await?;
+                let change = |scale: &Value| patch.apply(&mut validation, scale);
                 let scaled = self.api.set_scale(place, name, &options, change).await?;
                 Ok(body::json(200, &scaled, JSON))
             }
@@ -380,7 +395,16 @@ fn accept(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok())
 }
 
-async fn read_body<B>(request: Request<B>) -> Result<Value>
+async fn read_patch<B>(request: Request<B>) -> Result<Patch>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let media_type = body::media_type(request.headers());
+    Patch::parse(&media_type, read_body(request).await?)
+}
+
+async fn read_body<B>(request: Request<B>) -> Result<Body>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,

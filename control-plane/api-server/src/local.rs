@@ -10,10 +10,12 @@ use bulkhead_client::{
 use serde_json::{Value, json};
 
 use crate::api::{self, Api, Place, WatchEventKind, Watcher};
+use crate::body::Body;
 use crate::object;
-use crate::options::{self, Preconditions, ReadOptions, WriteOptions};
+use crate::options::{self, FieldValidation, Preconditions, ReadOptions, WriteOptions};
 use crate::patch;
 use crate::status::Status;
+use crate::validation::Validation;
 
 type Result<T> = std::result::Result<T, ClientError>;
 
@@ -126,8 +128,10 @@ impl Client for LocalClient {
             Patch::Merge(body) => ("application/merge-patch+json", body),
             Patch::Json(body) => ("application/json-patch+json", body),
         };
+        let body = Body { value: body, ..Body::default() };
         let patch = patch::Patch::parse(media_type, body).map_err(failed)?;
-        let change = |current: &Value| patch.apply(&place.resource, current);
+        let mut validation = Validation::new(FieldValidation::Ignore, &place.resource, None);
+        let change = |current: &Value| patch.apply(&mut validation, current);
         let options = WriteOptions::default();
         self.api.modify(&place, name, target(part), &options, change).await.map_err(failed)
     }

@@ -40,6 +40,22 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Who makes the change.
     pub field_manager: Option<String>,
+    /// What to do about fields that are unknown or said twice.
+    pub field_validation: FieldValidation,
+    /// Whether an apply takes fields from others who own them.
+    pub force: bool,
+}
+
+/// What to do about fields that a kind does not have, or that are said twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// Nothing.
+    Ignore,
+    /// Warn the client.
+    #[default]
+    Warn,
+    /// Refuse the request.
+    Strict,
 }
 
 /// Options of a delete: a body, or query parameters.
@@ -150,13 +166,26 @@ impl Query {
     /// # Errors
     /// A bad request, if a parameter does not parse.
     pub fn write_options(&self) -> Result<WriteOptions> {
-        match self.get("fieldValidation") {
-            None | Some("Strict" | "Warn" | "Ignore") => {}
+        let field_validation = match self.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
             Some(other) => return Err(invalid("fieldValidation", other)),
+        };
+        let field_manager: Option<String> = self.get("fieldManager").map(Into::into);
+        if field_manager.as_ref().is_some_and(|manager| manager.chars().count() > 128) {
+            return Err(Status::bad_request("fieldManager may not be longer than 128 characters"));
+        }
+        if let Some(manager) =
+            field_manager.as_ref().filter(|one| one.chars().any(char::is_control))
+        {
+            return Err(invalid("fieldManager", &manager.escape_debug().to_string()));
         }
         Ok(WriteOptions {
             dry_run: self.dry_run()?,
-            field_manager: self.get("fieldManager").map(Into::into),
+            field_manager,
+            field_validation,
+            force: self.flag("force")?.unwrap_or(false),
         })
     }
 

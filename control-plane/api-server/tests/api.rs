@@ -70,7 +70,8 @@ async fn what_is_wrong_is_refused_as_kubernetes_would() {
         .collect();
     assert_eq!(fields, ["metadata.name", "spec.containers[0].image"]);
     for (method, path, media_type, body, expected) in [
-        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s\0", 415),
+        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s\0", 400),
+        ("POST", MAPS, "application/cbor", "x", 415),
         ("POST", MAPS, "application/json", "{", 400),
         ("POST", MAPS, "application/json", "[]", 400),
         (

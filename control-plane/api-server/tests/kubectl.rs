@@ -130,6 +130,22 @@ async fn the_everyday_commands() {
     kubectl.run("uncordon n1");
     kubectl.run("wait --for=condition=Ready node/n1 --timeout=10s");
 
+    // Typed commands send protobuf.
+    kubectl.run("create namespace made");
+    kubectl.run("create configmap settings -n made --from-literal=a=1");
+    kubectl.run("create secret generic keys -n made --from-literal=k=v");
+    kubectl.run("create serviceaccount robot -n made");
+    assert_eq!(kubectl.run("get cm settings -n made -o jsonpath={.data.a}"), "1");
+    assert_eq!(kubectl.run("get secret keys -n made -o jsonpath={.data.k}"), "dg==");
+    kubectl.run("create deployment none -n made --image=busybox --replicas=0");
+    assert_eq!(kubectl.run("get deployment none -n made -o jsonpath={.spec.replicas}"), "0");
+
+    let misspelt = kubectl.file("misspelt.yaml", &POD.replace("image:", "immage:"));
+    let refused = kubectl.output(&["create", "-f", &misspelt]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    let expected = "strict decoding error: unknown field \"spec.containers[0].immage\"";
+    assert!(stderr.contains(expected), "{stderr}");
+
     let refused =
         kubectl.output(&["patch", "pod", "web", "-p", r#"{"spec":{"restartPolicy":"Never"}}"#]);
     let stderr = String::from_utf8(refused.stderr).unwrap();

@@ -4,15 +4,24 @@ mod strategic;
 
 use serde_json::Value;
 
-use crate::resource::Resource;
+use crate::body::Body;
 use crate::status::{Result, Status};
+use crate::validation::Validation;
 
 /// A JSON patch has at most so many operations.
 const MAX_OPERATIONS: usize = 10_000;
 
 /// A parsed patch.
 #[derive(Debug)]
-pub enum Patch {
+pub struct Patch {
+    change: Change,
+    /// Fields that the patch says twice.
+    duplicates: Vec<String>,
+}
+
+/// What a patch does.
+#[derive(Debug)]
+enum Change {
     /// RFC 6902.
     Json(json_patch::Patch),
     /// RFC 7396.
@@ -26,10 +35,11 @@ impl Patch {
     ///
     /// # Errors
     /// `UnsupportedMediaType` for a type that is not a patch's, `BadRequest` for a wrong body.
-    pub fn parse(media_type: &str, body: Value) -> Result<Self> {
-        match media_type {
+    pub fn parse(media_type: &str, body: Body) -> Result<Self> {
+        let Body { value, duplicates } = body;
+        let change = match media_type {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_value(body)
+                let patch: json_patch::Patch = serde_json::from_value(value)
                     .map_err(|error| Status::bad_request(format!("the JSON patch: {error}")))?;
                 if patch.0.len() > MAX_OPERATIONS {
                     let message = format!(
@@ -38,40 +48,41 @@ impl Patch {
                     );
                     return Err(Status::too_large(MAX_OPERATIONS).with_message(message));
                 }
-                Ok(Self::Json(patch))
+                Change::Json(patch)
             }
-            _ if !body.is_object() => Err(Status::bad_request("the patch is not an object")),
-            "application/merge-patch+json" => Ok(Self::Merge(body)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(body)),
-            "application/apply-patch+yaml" => {
-                Err(Status::unsupported_media_type("server-side apply is not supported yet"))
+            _ if !value.is_object() => {
+                return Err(Status::bad_request("the patch is not an object"));
             }
-            other => Err(Status::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, \
-                 application/strategic-merge-patch+json; got {other}"
-            ))),
-        }
+            "application/merge-patch+json" => Change::Merge(value),
+            "application/strategic-merge-patch+json" => Change::Strategic(value),
+            other => {
+                return Err(Status::unsupported_media_type(format!(
+                    "the body of the request was in an unknown format - accepted media types \
+                     include: application/json-patch+json, application/merge-patch+json, \
+                     application/strategic-merge-patch+json; got {other}"
+                )));
+            }
+        };
+        Ok(Self { change, duplicates })
     }
 
-    /// What the patch makes of `object`.
+    /// What the patch makes of `object`, which `validation` checks.
     ///
     /// # Errors
-    /// `Invalid` if it cannot be applied.
-    pub fn apply(&self, resource: &Resource, object: &Value) -> Result<Value> {
+    /// `Invalid` or `BadRequest` if it cannot be applied.
+    pub fn apply(&self, validation: &mut Validation, object: &Value) -> Result<Value> {
         let mut patched = object.clone();
-        match self {
-            Self::Json(patch) => json_patch::patch(&mut patched, patch).map_err(|error| {
+        match &self.change {
+            Change::Json(patch) => json_patch::patch(&mut patched, patch).map_err(|error| {
                 let name = crate::object::name(object);
-                Status::invalid(resource.group, resource.kind, name, Vec::new())
+                Status::invalid("", crate::object::text(object, "kind"), name, Vec::new())
                     .with_message(error.to_string())
             })?,
-            Self::Merge(patch) => json_patch::merge(&mut patched, patch),
-            Self::Strategic(patch) => {
-                strategic::merge(&mut patched, patch, resource.schema().as_ref())
-                    .map_err(|error| Status::bad_request(error.to_string()))?
-            }
+            Change::Merge(patch) => json_patch::merge(&mut patched, patch),
+            Change::Strategic(patch) => strategic::merge(&mut patched, patch, validation.shape())
+                .map_err(|error| Status::bad_request(error.to_string()))?,
         }
+        validation.patched(&self.duplicates, &patched)?;
         Ok(patched)
     }
 }

@@ -1,11 +1,14 @@
-//! What the server knows of the types of Kubernetes' API, in one table: fields and their types, list
-//! types, merge keys, protobuf numbers, descriptions. OpenAPI ([`crate::openapi`]) and
-//! strategic merge ([`crate::patch`]) read it.
+//! What the server knows of the types of Kubernetes' API, in one table: fields and their types,
+//! list types, merge keys, protobuf numbers, descriptions. OpenAPI ([`crate::openapi`]), the checks
+//! of request bodies ([`check`]), protobuf ([`protobuf`]) and strategic merge ([`crate::patch`]) all
+//! read it.
 //!
 //! `schema/facts.tsv` and `schema/docs.tsv` hold the table of the built-in kinds (their format:
 //! `schema/generate.py`). The facts are parsed at first use; the descriptions stay in the binary,
 //! untouched until somebody asks for them. Custom resources bring a [`Struct`] of their own.
 
+pub mod check;
+pub mod protobuf;
 mod table;
 
 use std::sync::Arc;

@@ -1,10 +1,15 @@
 //! Request and response bodies.
 
+mod parse;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
+use parse::Parsed;
 use serde_json::Value;
+use serde_saphyr::DuplicateKeyPolicy;
 
+use crate::schema::protobuf;
 use crate::status::{Result, Status};
 
 /// The largest request body, as in Kubernetes.
@@ -51,12 +56,24 @@ pub fn failure(status: &Status) -> Response<ResponseBody> {
     response
 }
 
-/// The value in a request's body, null if it is empty: JSON, or YAML if the media type says so.
-/// Nesting beyond what the parsers allow is refused by them.
+/// The media type of Kubernetes' protobuf encoding.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// What a request's body says.
+#[derive(Debug, Default)]
+pub struct Body {
+    /// Its value; null if it is empty.
+    pub value: Value,
+    /// Paths of fields that it says twice. The last one counts.
+    pub duplicates: Vec<String>,
+}
+
+/// The value in a request's body: JSON, or YAML or protobuf if the media type says so. Nesting
+/// beyond what the parsers allow is refused by them.
 ///
 /// # Errors
 /// `RequestEntityTooLarge`, `UnsupportedMediaType`, `BadRequest`.
-pub async fn read<B>(body: B, media_type: &str) -> Result<Value>
+pub async fn read<B>(body: B, media_type: &str) -> Result<Body>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -70,25 +87,31 @@ where
     })?;
     let bytes = collected.to_bytes();
     if bytes.is_empty() {
-        return Ok(Value::Null);
+        return Ok(Body::default());
     }
-    match media_type {
+    let parsed = match media_type {
         "application/yaml" | "application/apply-patch+yaml" => {
             let text = std::str::from_utf8(&bytes)
                 .map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))?;
-            serde_saphyr::from_str(text)
+            let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+            serde_saphyr::from_str_with_options(text, options)
                 .map_err(|error| Status::bad_request(format!("the body is not YAML: {error}")))
         }
+        PROTOBUF => protobuf::decode(&bytes).map(Into::into).map_err(|error| match error {
+            protobuf::Error::Unsupported(_) => Status::unsupported_media_type(error.to_string()),
+            _ => Status::bad_request(format!("the body is not protobuf: {error}")),
+        }),
         "" | "application/json" => parse(&bytes),
         json if json.ends_with("+json") => parse(&bytes),
         other => Err(Status::unsupported_media_type(format!(
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json, application/yaml; got {other}"
+             application/json, application/yaml, {PROTOBUF}; got {other}"
         ))),
-    }
+    }?;
+    Ok(Body { value: parsed.value, duplicates: parsed.duplicates })
 }
 
-fn parse(bytes: &[u8]) -> Result<Value> {
+fn parse(bytes: &[u8]) -> Result<Parsed> {
     serde_json::from_slice(bytes)
         .map_err(|error| Status::bad_request(format!("the body is not JSON: {error}")))
 }
