@@ -5,9 +5,6 @@ use serde_json::{Value, json};
 
 use crate::resource::{Registry, Resource, api_version};
 
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-
 /// A discovery document and its media type.
 #[derive(Debug)]
 pub struct Document {
@@ -90,7 +87,7 @@ fn legacy(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             "singularName": resource.singular,
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": VERBS,
+            "verbs": resource.verbs,
         });
         if !resource.short_names.is_empty() {
             entry["shortNames"] = json!(resource.short_names);
@@ -173,7 +170,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
         "responseKind": kind(resource.group, resource.version, resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
-        "verbs": VERBS,
+        "verbs": resource.verbs,
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);

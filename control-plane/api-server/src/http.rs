@@ -8,7 +8,11 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Place, Target, Watcher};
-use crate::auth::{Action, User};
+use crate::auth::User;
+use crate::auth::admission::Admission;
+use crate::auth::authorizer::Authorizer;
+use crate::auth::impersonation;
+use crate::auth::review::Review;
 use crate::body::{self, Body, BoxError, ResponseBody};
 use crate::kubelet::Kubelets;
 use crate::options::Query;
@@ -31,14 +35,15 @@ const WATCH_BUFFER: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Front {
     api: Api,
+    authorizer: Arc<Authorizer>,
     kubelets: Arc<Kubelets>,
 }
 
 impl Front {
-    /// A front of `api`; logs, exec and attach go to `kubelets`.
+    /// A front of `api` for whom `authorizer` lets in; logs, exec and attach go to `kubelets`.
     #[must_use]
-    pub fn new(api: Api, kubelets: Kubelets) -> Self {
-        Self { api, kubelets: Arc::new(kubelets) }
+    pub fn new(api: Api, authorizer: Arc<Authorizer>, kubelets: Kubelets) -> Self {
+        Self { api, authorizer, kubelets: Arc::new(kubelets) }
     }
 
     /// Answers a request of `user`.
@@ -60,13 +65,14 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let user = &*impersonation::effective(user, request.headers(), &self.authorizer).await?;
         let route = Route::parse(request.uri().path())
             .ok_or_else(|| Status::bad_request("the path is not UTF-8"))?;
         let verb = request.method().as_str().to_ascii_lowercase();
         match route {
             Route::Resource(path) => self.resource(user, path, request).await,
             Route::Discovery { segments } => {
-                user.may_see(request.uri().path(), &verb)?;
+                self.authorizer.check_path(user, &verb, request.uri().path()).await?;
                 read_only(request.method())?;
                 let accept = header_text(request.headers(), &header::ACCEPT);
                 let document = discovery::document(self.api.registry(), &segments, accept)
@@ -74,7 +80,7 @@ impl Front {
                 Ok(body::json(200, &document.body, &document.media_type))
             }
             Route::Other(path) => {
-                user.may_see(&path, &verb)?;
+                self.authorizer.check_path(user, &verb, &path).await?;
                 read_only(request.method())?;
                 self.other(&path, request.uri().query().unwrap_or(""), request.headers()).await
             }
@@ -139,15 +145,7 @@ impl Front {
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let watch = path.watch || query.read_options().is_ok_and(|options| options.watch);
         let verb = verb(request.method(), path.name.is_some(), watch)?;
-        let action = Action {
-            verb,
-            group: &path.group,
-            plural: &path.plural,
-            subresource: path.subresource.as_deref(),
-            namespace: path.namespace.as_deref(),
-            name: path.name.as_deref(),
-        };
-        user.may(&action)?;
+        self.authorizer.check(user, &path.action(verb, &query)).await?;
         let resource = self
             .api
             .registry()
@@ -156,12 +154,15 @@ impl Front {
         if path.namespace.is_some() && !resource.namespaced {
             return Err(Status::no_such_resource());
         }
+        if path.subresource.is_none() && !resource.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed());
+        }
         let place = Place::new(&resource, path.namespace.as_deref());
         if resource.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
             return Err(Status::method_not_allowed());
         }
         let target = match (path.subresource.as_deref(), path.name.as_deref()) {
-            (None, None) => return self.collection(&place, verb, &query, request).await,
+            (None, None) => return self.collection(user, &place, verb, &query, request).await,
             (Some(subresource), Some(name)) => {
                 if resource.subresource(subresource).is_none() {
                     return Err(Status::no_such_resource());
@@ -174,11 +175,13 @@ impl Front {
             _ => Target::Main,
         };
         let name = path.name.unwrap_or_default();
-        self.object(&place, &name, target, verb, &query, request).await
+        let admission = Admission { user, place: &place, authorizer: &self.authorizer };
+        self.object(&admission, &name, target, verb, &query, request).await
     }
 
     async fn collection<B>(
         &self,
+        user: &User,
         place: &Place,
         verb: &str,
         query: &Query,
@@ -204,7 +207,14 @@ impl Front {
             "create" => {
                 let write = query.write_options()?;
                 let mut validation = Validation::new(write.field_validation, resource, None);
-                let object = validation.body(read_body(request).await?)?;
+                let mut object = validation.body(read_body(request).await?)?;
+                if !resource.is_stored() {
+                    let review = Review { user, place, authorizer: &self.authorizer };
+                    return Ok(body::json(201, &review.answer(object).await?, JSON));
+                }
+                let admission = Admission { user, place, authorizer: &self.authorizer };
+                admission.prepare().await;
+                admission.create(&mut object)?;
                 let created = self.api.create(place, object, &write).await?;
                 let shown = shape.object(resource, created, include);
                 let mut response = body::json(201, &shown, JSON);
@@ -221,7 +231,7 @@ impl Front {
 
     async fn object<B>(
         &self,
-        place: &Place,
+        admission: &Admission<'_>,
         name: &str,
         target: Target,
         verb: &str,
@@ -232,6 +242,7 @@ impl Front {
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
+        let place = admission.place;
         let resource = &place.resource;
         let shape = Shape::negotiate(accept(request.headers()))?;
         let mut options = query.read_options()?;
@@ -247,7 +258,12 @@ impl Front {
                 let write = query.write_options()?;
                 let mut validation = Validation::new(write.field_validation, resource, None);
                 let object = validation.body(read_body(request).await?)?;
-                let updated = self.api.update(place, name, target, object, &write).await?;
+                admission.prepare().await;
+                let change = |current: &Value| {
+                    admission.update(current, &object)?;
+                    Ok(object.clone())
+                };
+                let updated = self.api.modify(place, name, target, &write, change).await?;
                 let shown = shape.object(resource, updated, include.as_deref());
                 let mut response = body::json(200, &shown, JSON);
                 validation.warn(&mut response);
@@ -257,7 +273,12 @@ impl Front {
                 let write = query.write_options()?;
                 let mut validation = Validation::new(write.field_validation, resource, None);
                 let patch = read_patch(request).await?;
-                let change = |current: &Value| patch.apply(&mut validation, current);
+                admission.prepare().await;
+                let change = |current: &Value| {
+                    let changed = patch.apply(&mut validation, current)?;
+                    admission.update(current, &changed)?;
+                    Ok(changed)
+                };
                 let patched = self.api.modify(place, name, target, &write, change).await?;
                 let shown = shape.object(resource, patched, include.as_deref());
                 let mut response = body::json(200, &shown, JSON);
@@ -265,7 +286,14 @@ impl Front {
                 return Ok(response);
             }
             "delete" if target == Target::Main => {
-                let delete = query.delete_options(read_body(request).await?.value)?;
+                let mut delete = query.delete_options(read_body(request).await?.value)?;
+                if admission.looks_at_deletes() {
+                    let current = self.api.get(place, name).await?;
+                    admission.delete(&current)?;
+                    // What was looked at is what goes.
+                    let uid = crate::object::text(&current, "metadata.uid").to_owned();
+                    delete.preconditions.get_or_insert_default().uid.get_or_insert(uid);
+                }
                 let deletion = self.api.delete(place, name, &delete).await?;
                 if deletion.gone && !resource.graceful_deletion {
                     return Ok(body::json(200, &deleted(resource, name, &deletion.object), JSON));

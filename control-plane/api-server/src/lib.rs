@@ -18,6 +18,7 @@ pub mod api;
 pub mod auth;
 pub mod body;
 pub mod discovery;
+mod feed;
 mod housekeeping;
 pub mod http;
 pub mod kinds;

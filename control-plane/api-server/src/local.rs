@@ -72,7 +72,8 @@ impl Stream for LocalStream {
 impl Client for LocalClient {
     async fn resources(&self) -> Result<Vec<ResourceInfo>> {
         let mut seen = std::collections::HashSet::new();
-        let resources = self.api.registry().iter().filter(|resource| seen.insert(resource.storage));
+        let stored = self.api.registry().iter().filter(|resource| resource.is_stored());
+        let resources = stored.filter(|resource| seen.insert(resource.storage));
         let info = |resource: Arc<crate::resource::Resource>| ResourceInfo {
             resource: Kind::new(resource.group, resource.version, resource.plural),
             kind: resource.kind.into(),

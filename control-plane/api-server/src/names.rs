@@ -7,6 +7,8 @@ pub enum NameRule {
     Label,
     /// Labels joined by dots, at most 253 characters.
     Subdomain,
+    /// Whatever can be one segment of a path.
+    PathSegment,
 }
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric \
@@ -23,7 +25,11 @@ impl NameRule {
             Self::Label if !is_label(name) => Some(LABEL),
             Self::Subdomain if name.len() > 253 => Some("must be no more than 253 characters"),
             Self::Subdomain if !name.split('.').all(is_part) => Some(SUBDOMAIN),
-            Self::Label | Self::Subdomain => None,
+            Self::PathSegment if matches!(name, "" | "." | "..") => {
+                Some("may not be empty, '.' or '..'")
+            }
+            Self::PathSegment if name.contains(['/', '%']) => Some("may not contain '/' or '%'"),
+            Self::Label | Self::Subdomain | Self::PathSegment => None,
         }
     }
 }
@@ -77,6 +83,10 @@ mod tests {
         }
         for bad in ["", "A", "-a", "a-", "a..b", ".a", "a_b", "a/b", "ä"] {
             assert!(NameRule::Subdomain.violation(bad).is_some(), "{bad}");
+        }
+        assert_eq!(NameRule::PathSegment.violation("system:aggregate-to-view"), None);
+        for bad in ["", "..", "a/b", "a%2f"] {
+            assert!(NameRule::PathSegment.violation(bad).is_some(), "{bad}");
         }
         assert!(NameRule::Label.violation("a.b").is_some());
         assert!(NameRule::Label.violation(&"a".repeat(64)).is_some());

@@ -100,6 +100,16 @@ impl Query {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// The name that the field selector asks for, if it asks for one.
+    #[must_use]
+    pub fn selected_name(&self) -> Option<&str> {
+        self.get("fieldSelector")?.split(',').find_map(|part| {
+            let (path, name) = part.split_once('=')?;
+            let name = name.strip_prefix('=').unwrap_or(name);
+            (path == "metadata.name" && !name.is_empty()).then_some(name)
+        })
+    }
+
     fn flag(&self, name: &str) -> Result<Option<bool>> {
         // `?watch` alone means true.
         match self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()) {

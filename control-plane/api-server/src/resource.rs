@@ -29,12 +29,14 @@ pub struct Resource {
     /// Whether objects lie in namespaces.
     pub namespaced: bool,
     /// The key segment under which objects are stored; kinds that are views of the same objects
-    /// share it.
+    /// share it. Empty if they are not stored: a review is answered and forgotten.
     pub storage: &'static str,
     /// Whether `metadata.generation` counts changes of what is not metadata or status.
     pub generation: bool,
     /// Whether deletion waits for `spec.terminationGracePeriodSeconds`.
     pub graceful_deletion: bool,
+    /// What can be done with objects and their collection.
+    pub verbs: &'static [&'static str],
     /// Subresources.
     pub subresources: &'static [Subresource],
     /// What the subresource `scale` shows and sets, if it has that.
@@ -131,6 +133,12 @@ impl Resource {
     #[must_use]
     pub fn schema(&self) -> Option<Shape> {
         schema::builtin().kind(self.group, self.version, self.kind)
+    }
+
+    /// Whether objects of it are kept.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        !self.storage.is_empty()
     }
 
     /// Whether it has the subresource `name`.

@@ -2,6 +2,9 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::auth::Action;
+use crate::options::Query;
+
 /// A parsed path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
@@ -33,6 +36,35 @@ pub struct ResourcePath {
     pub subresource: Option<String>,
     /// The path says `/watch/`, the old way to ask for a watch.
     pub watch: bool,
+}
+
+impl ResourcePath {
+    /// What authorization calls a request of this path.
+    #[must_use]
+    pub fn action<'a>(&'a self, verb: &'a str, query: &'a Query) -> Action<'a> {
+        // A collection's request for one object, by its name.
+        let selected = || match verb {
+            "list" | "watch" | "deletecollection" => query.selected_name(),
+            _ => None,
+        };
+        let is_namespace = self.group.is_empty() && self.plural == "namespaces";
+        Action {
+            verb,
+            group: &self.group,
+            plural: &self.plural,
+            // What follows the subresource is its own.
+            subresource: self
+                .subresource
+                .as_deref()
+                .map(|path| path.split('/').next().unwrap_or(path)),
+            // A namespace is in itself, so that who has rights in it may see it.
+            namespace: match &self.namespace {
+                None if is_namespace => self.name.as_deref(),
+                namespace => namespace.as_deref(),
+            },
+            name: self.name.as_deref().or_else(selected),
+        }
+    }
 }
 
 impl Route {

@@ -12,11 +12,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::api::{Api, Place};
 use crate::auth::User;
+use crate::auth::authorizer::Authorizer;
+use crate::auth::rbac::{aggregation, bootstrap};
 use crate::housekeeping;
 use crate::http::Front;
 use crate::kinds;
@@ -44,7 +47,7 @@ pub enum ServeError {
     #[error("{0}: {1}")]
     Store(PathBuf, StoreError),
     /// The first objects cannot be made.
-    #[error("cannot make the namespaces: {0}")]
+    #[error("cannot make the first objects: {0}")]
     Bootstrap(#[from] Status),
 }
 
@@ -55,6 +58,7 @@ pub struct Server {
     tls: Arc<ServerConfig>,
     front: Front,
     api: Api,
+    authorizer: Arc<Authorizer>,
 }
 
 impl Server {
@@ -71,8 +75,12 @@ impl Server {
             SqliteStore::open(&path).map_err(|error| ServeError::Store(path.clone(), error))?;
         let api = Api::new(Arc::new(store), Arc::new(kinds::registry()));
         make_namespaces(&api).await?;
-        let front = Front::new(api.clone(), Kubelets::new(tls.client));
-        Ok(Self { listener, tls: tls.server, front, api })
+        bootstrap::reconcile(&api).await?;
+        let authorizer = Authorizer::start(api.store()).await;
+        let authorizer = Arc::new(authorizer.map_err(|error| ServeError::Store(path, error))?);
+        aggregation::settle(&api, &authorizer).await?;
+        let front = Front::new(api.clone(), Arc::clone(&authorizer), Kubelets::new(tls.client));
+        Ok(Self { listener, tls: tls.server, front, api, authorizer })
     }
 
     /// Where it listens.
@@ -86,7 +94,9 @@ impl Server {
     /// Serves until `stop` is done. Requests under way are dropped then: what was acknowledged is
     /// stored, and clients repeat the rest.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let housekeeping = tokio::spawn(housekeeping::run(self.api.clone()));
+        let mut own = JoinSet::new();
+        own.spawn(housekeeping::run(self.api.clone()));
+        own.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
         let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
         let scheduler = tokio::spawn(bulkhead_scheduler::run(Arc::clone(&informers)));
         let controllers = bulkhead_controllers::start(&informers);
@@ -110,7 +120,7 @@ impl Server {
             () = accept => {}
             () = stop => {}
         }
-        housekeeping.abort();
+        drop(own);
         scheduler.abort();
         drop(controllers);
     }

@@ -216,8 +216,9 @@ async fn pods_are_scheduled_run_and_deleted() {
         until(&mut client, &format!("{PODS}/web"), |pod| pod["status"]["conditions"].is_array())
             .await;
     assert_eq!(waiting["status"]["conditions"][0]["reason"], "Unschedulable");
-    add_node(&mut client, "n1", 1).await;
-    add_node(&mut client, "n2", 1).await;
+    let mut host = cluster.client(Some("host")).await;
+    add_node(&mut host, "n1", 1).await;
+    add_node(&mut host, "n2", 1).await;
     until(&mut client, &format!("{PODS}/web"), |pod| pod["spec"]["nodeName"].is_string()).await;
     let (code, status) = client
         .json("POST", &format!("{PODS}/web/binding"), &json!({"target": {"name": "n1"}}))
@@ -238,7 +239,6 @@ async fn pods_are_scheduled_run_and_deleted() {
     assert!(message.contains("spec.affinity.podAntiAffinity"), "{message}");
 
     // The host's side, as the host.
-    let mut host = cluster.client(Some("host")).await;
     let running = json!({"status": {"phase": "Running"}});
     let path = format!("{PODS}/web/status");
     assert_eq!(

@@ -159,7 +159,7 @@ pub(super) fn validate(place: &Place, object: &Value) -> Vec<Cause> {
 }
 
 /// Refuses an object of another kind; one that does not say its kind is of the resource's.
-pub(super) fn check_type(place: &Place, object: &mut Value) -> Result<()> {
+pub(crate) fn check_type(place: &Place, object: &mut Value) -> Result<()> {
     let resource = &place.resource;
     if !object.is_object() {
         return Err(Status::bad_request("the body is not an object"));

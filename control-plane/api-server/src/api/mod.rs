@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bulkhead_store::{Entry, Store, StoreError};
 use serde_json::Value;
 
+pub(crate) use create::check_type;
 pub use read::List;
 pub use update::Target;
 pub use watch::{WatchEvent, WatchEventKind, Watcher};

@@ -6,6 +6,8 @@ mod columns;
 mod core;
 mod event;
 mod pod;
+mod rbac;
+mod review;
 mod template;
 
 use columns as c;
@@ -43,6 +45,7 @@ const PLAIN: Resource = Resource {
     storage: "",
     generation: false,
     graceful_deletion: false,
+    verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
     subresources: &[],
     scale: None,
     fields: &[],
@@ -57,5 +60,7 @@ pub fn registry() -> Registry {
     resources.extend(apps::resources());
     resources.push(core::lease());
     resources.push(event::new_resource());
+    resources.extend(rbac::resources());
+    resources.extend(review::resources());
     Registry::new(resources)
 }

@@ -169,8 +169,18 @@ impl Client {
         body: &Value,
     ) -> (u16, Value) {
         let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
-        let response =
-            self.send(method, path, &[("content-type", media_type)], bytes).await.unwrap();
+        self.exchange(method, path, &[("content-type", media_type)], bytes).await
+    }
+
+    /// Sends bytes and returns the status and the JSON that is answered.
+    pub(crate) async fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> (u16, Value) {
+        let response = self.send(method, path, headers, body).await.unwrap();
         let code = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&body).unwrap_or(Value::Null))

@@ -59,7 +59,8 @@ pub(super) async fn register(context: Arc<Context>, node: Arc<Node>, ready: ones
 
 /// Takes a node out of the API.
 pub(super) async fn unregister(kube: &Kube, name: &str) {
-    for path in [node_path(name), lease_path(name)] {
+    // The lease first: it is this host's only as long as the node is.
+    for path in [lease_path(name), node_path(name)] {
         match kube.delete(&path, &json!({})).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {}

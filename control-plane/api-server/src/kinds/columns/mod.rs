@@ -6,6 +6,7 @@ mod core;
 mod event;
 mod node;
 mod pod;
+mod rbac;
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -15,6 +16,7 @@ pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUN
 pub(super) use self::event::EVENT;
 pub(super) use self::node::NODE;
 pub(super) use self::pod::POD;
+pub(super) use self::rbac::BINDING;
 use crate::object::{parse_time, text};
 use crate::resource::Column;
 
