@@ -143,7 +143,7 @@ impl Client for LocalClient {
         namespace: Option<&str>,
         name: &str,
         options: &DeleteOptions,
-    ) -> Result<()> {
+    ) -> Result<Value> {
         let place = self.place(kind, namespace)?;
         let options = options::DeleteOptions {
             grace_period_seconds: options.grace_period_seconds,
@@ -160,7 +160,8 @@ impl Client for LocalClient {
             }),
             ..options::DeleteOptions::default()
         };
-        self.api.delete(&place, name, &options).await.map(drop).map_err(failed)
+        let deleted = self.api.delete(&place, name, &options).await.map_err(failed)?;
+        Ok(deleted.object)
     }
 
     async fn delete_collection(&self, kind: &Kind, namespace: &str) -> Result<()> {

@@ -200,14 +200,14 @@ pub trait Client: Send + Sync + 'static {
         patch: Patch,
     ) -> Result<Value, ClientError>;
 
-    /// Deletes an object.
+    /// Deletes an object, and returns it as it is now or last was.
     async fn delete(
         &self,
         kind: &Kind,
         namespace: Option<&str>,
         name: &str,
         options: &DeleteOptions,
-    ) -> Result<(), ClientError>;
+    ) -> Result<Value, ClientError>;
 
     /// Deletes every object of a kind in a namespace.
     async fn delete_collection(&self, kind: &Kind, namespace: &str) -> Result<(), ClientError>;

@@ -1,7 +1,7 @@
 //! List, then watch, for ever: each kind once, its objects in a cache, its changes told to all who
 //! follow it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -139,13 +139,13 @@ async fn list_and_watch(
     cache: &Cache,
 ) -> Result<std::convert::Infallible, ClientError> {
     let (items, mut version) = client.list(kind, None).await?;
-    cache.replace(items.into_iter().map(Arc::new).collect());
+    cache.replace(items.into_iter().map(Arc::new).collect(), version);
     loop {
         let mut stream = client.watch(kind, version).await?;
         while let Some(change) = stream.next().await? {
             let seen = change.object()["metadata"]["resourceVersion"].as_str();
             version = seen.and_then(|seen| seen.parse().ok()).unwrap_or(version);
-            cache.apply(change);
+            cache.apply(change, version);
         }
     }
 }
@@ -163,6 +163,10 @@ struct Content {
     objects: BTreeMap<String, Arc<Value>>,
     /// Keys by the uids of owners.
     owned: HashMap<String, HashSet<String>>,
+    /// Keys of what no controller owns.
+    free: BTreeSet<String>,
+    /// The newest version that was seen.
+    version: u64,
     followers: Vec<mpsc::UnboundedSender<Told>>,
     synced: bool,
 }
@@ -209,6 +213,21 @@ impl Cache {
         keys.filter_map(|key| content.objects.get(key).cloned()).collect()
     }
 
+    /// Every object of a namespace that no controller owns.
+    #[must_use]
+    pub fn uncontrolled(&self, namespace: &str) -> Vec<Arc<Value>> {
+        let content = self.read();
+        let (from, to) = (format!("{namespace}/"), format!("{namespace}0"));
+        let keys = content.free.range(from..to);
+        keys.filter_map(|key| content.objects.get(key).cloned()).collect()
+    }
+
+    /// Whether every write of this kind up to a version is in here.
+    #[must_use]
+    pub fn has_seen(&self, version: u64) -> bool {
+        self.read().version >= version
+    }
+
     /// The changes from now on; if objects are known already, the first tells of them.
     #[must_use]
     pub fn follow(&self) -> mpsc::UnboundedReceiver<Told> {
@@ -222,11 +241,13 @@ impl Cache {
         receiver
     }
 
-    fn replace(&self, items: Vec<Arc<Value>>) {
+    fn replace(&self, items: Vec<Arc<Value>>, version: u64) {
         let items: Vec<_> = items.into_iter().map(|item| self.part.of(item)).collect();
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         content.objects.clear();
         content.owned.clear();
+        content.free.clear();
+        content.version = version;
         items.iter().for_each(|item| content.insert(item));
         content.synced = true;
         content.tell(&Told::All(items));
@@ -234,12 +255,13 @@ impl Cache {
         self.synced.send_replace(true);
     }
 
-    fn apply(&self, change: Change) {
+    fn apply(&self, change: Change, version: u64) {
         let change = match change {
             Change::Present(object) => Change::Present(self.part.of(object)),
             Change::Gone(object) => Change::Gone(self.part.of(object)),
         };
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        content.version = version;
         content.remove(&object::key(change.object()));
         if let Change::Present(object) = &change {
             content.insert(object);
@@ -256,11 +278,15 @@ impl Content {
             let uid = object::text(owner, "uid").to_owned();
             self.owned.entry(uid).or_default().insert(key.clone());
         }
+        if object::controller(object).is_none() {
+            self.free.insert(key.clone());
+        }
         self.objects.insert(key, Arc::clone(object));
     }
 
     fn remove(&mut self, key: &str) {
         let Some(object) = self.objects.remove(key) else { return };
+        self.free.remove(key);
         for owner in object::list(&object, "metadata.ownerReferences") {
             let uid = object::text(owner, "uid");
             if let Some(keys) = self.owned.get_mut(uid) {
@@ -274,5 +300,52 @@ impl Content {
 
     fn tell(&mut self, told: &Told) {
         self.followers.retain(|follower| follower.send(told.clone()).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::Objects;
+
+    fn pod(name: &str, version: u64, owner: Option<&str>) -> Value {
+        let owners: Vec<_> =
+            owner.into_iter().map(|uid| json!({"uid": uid, "controller": true})).collect();
+        json!({"metadata": {
+            "namespace": "d", "name": name, "resourceVersion": version.to_string(),
+            "ownerReferences": owners, "managedFields": [{}],
+        }, "spec": {}})
+    }
+
+    fn names(objects: &[Arc<Value>]) -> Vec<&str> {
+        objects.iter().map(|object| object::name(object)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_cache_follows_and_finds_by_owner() {
+        let objects = Objects::new([(Kind::PODS, vec![pod("a", 1, Some("x")), pod("b", 1, None)])]);
+        let informers = Informers::new(objects.clone());
+        let cache = informers.cache(&Kind::PODS);
+        cache.synced().await;
+        assert_eq!(names(&cache.owned_by("x")), ["a"]);
+        assert_eq!(names(&cache.uncontrolled("d")), ["b"]);
+        assert!(cache.get("d/a").unwrap()["metadata"].get("managedFields").is_none());
+        let mut told = informers.follow(&Kind::PODS);
+        assert!(matches!(told.recv().await, Some(Told::All(all)) if all.len() == 2));
+        tokio::task::yield_now().await;
+        objects.present(&Kind::PODS, pod("b", 7, Some("x")));
+        objects.gone(&Kind::PODS, pod("a", 8, Some("x")));
+        for _ in 0..2 {
+            assert!(matches!(told.recv().await, Some(Told::One(_))));
+        }
+        assert_eq!(names(&cache.owned_by("x")), ["b"]);
+        assert!(cache.uncontrolled("d").is_empty() && cache.uncontrolled("other").is_empty());
+        assert!(cache.has_seen(8) && !cache.has_seen(9));
+        let metadata = informers.metadata(&Kind::PODS);
+        assert!(Arc::ptr_eq(&metadata, &cache), "one informer per kind");
+        let only = informers.metadata(&Kind::NODES);
+        only.synced().await;
     }
 }

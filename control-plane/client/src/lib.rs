@@ -3,7 +3,7 @@
 //!
 //! In the API server's process the client is a function call away; elsewhere it could be a
 //! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
-//! [`Cache`], and tell of changes. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label
+//! [`Cache`], and tell of changes. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label
 //! selectors.
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod client;
 mod informer;
 pub mod object;
 mod quantity;
+mod recorder;
 mod selector;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -22,4 +23,5 @@ pub use client::{
 };
 pub use informer::{Cache, Informers, Told};
 pub use quantity::{ParseQuantityError, Quantity};
+pub use recorder::Recorder;
 pub use selector::{Selector, SelectorError};

@@ -146,9 +146,9 @@ impl Client for Objects {
         _namespace: Option<&str>,
         name: &str,
         options: &DeleteOptions,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Value, ClientError> {
         self.note(Asked::Delete(kind.clone(), name.to_owned(), options.uid.clone()));
-        Ok(())
+        Ok(Value::Null)
     }
 
     async fn delete_collection(&self, kind: &Kind, namespace: &str) -> Result<(), ClientError> {

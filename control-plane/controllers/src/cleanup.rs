@@ -137,7 +137,7 @@ async fn delete(client: &Arc<dyn Client>, key: &str, node: &str, uid: &str) {
     let Some((namespace, name)) = key.split_once('/') else { return };
     let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of(uid) };
     match client.delete(&Kind::PODS, Some(namespace), name, &options).await {
-        Ok(()) => tracing::info!(pod = key, node, "deleted a pod of a node that is gone"),
+        Ok(_) => tracing::info!(pod = key, node, "deleted a pod of a node that is gone"),
         Err(error) if error.is_gone() => {}
         Err(error) => tracing::warn!(pod = key, %error, "deleting a pod of a node that is gone"),
     }

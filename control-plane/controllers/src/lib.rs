@@ -1,12 +1,22 @@
 //! The controllers, as clients of the Kubernetes API.
 //!
-//! [`lifecycle`] marks nodes whose lease lapses; [`cleanup`] empties namespaces that are deleted
-//! and removes pods of nodes that are gone.
+//! All are level-triggered: a change says which object to look at, and a sync makes what is there
+//! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
+//! and take their keys from work queues ([`queue`]).
+//!
+//! [`deployment`] and [`replicas`] keep workloads; [`lifecycle`] marks nodes whose lease lapses;
+//! [`cleanup`] empties namespaces that are deleted and removes pods of nodes that are gone.
 
 #![forbid(unsafe_code)]
 
+mod claim;
 mod cleanup;
+mod context;
+mod deployment;
 mod lifecycle;
+mod pods;
+mod queue;
+mod replicas;
 
 use std::sync::Arc;
 
@@ -17,12 +27,17 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub struct Controllers(#[expect(dead_code, reason = "held for its Drop")] JoinSet<()>);
 
-/// Starts the controllers.
+/// Starts the controllers. Of several API servers over one store, the one that leads calls this,
+/// and drops the result when it no longer leads.
 #[must_use]
 pub fn start(informers: &Arc<Informers>) -> Controllers {
     let mut tasks = JoinSet::new();
-    tasks.spawn(lifecycle::run(Arc::clone(informers), lifecycle::GRACE));
-    tasks.spawn(cleanup::namespaces(Arc::clone(informers)));
-    tasks.spawn(cleanup::orphaned_pods(Arc::clone(informers), cleanup::QUARANTINE));
+    let with = || Arc::clone(informers);
+    tasks.spawn(deployment::run(with()));
+    tasks.spawn(replicas::run_sets(with()));
+    tasks.spawn(replicas::run_controllers(with()));
+    tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
+    tasks.spawn(cleanup::namespaces(with()));
+    tasks.spawn(cleanup::orphaned_pods(with(), cleanup::QUARANTINE));
     Controllers(tasks)
 }

@@ -7,6 +7,7 @@ mod core;
 mod event;
 mod pod;
 mod rbac;
+mod replication;
 mod review;
 mod template;
 
@@ -57,6 +58,7 @@ const PLAIN: Resource = Resource {
 #[must_use]
 pub fn registry() -> Registry {
     let mut resources = core::resources();
+    resources.push(replication::resource());
     resources.extend(apps::resources());
     resources.push(core::lease());
     resources.push(event::new_resource());

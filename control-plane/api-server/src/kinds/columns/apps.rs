@@ -1,4 +1,4 @@
-//! Columns of the group `apps`.
+//! Columns of the group `apps`, and of what it replaced.
 
 use bulkhead_client::Selector;
 use serde_json::Value;
@@ -35,6 +35,19 @@ pub(in crate::kinds) const REPLICA_SET: &[Column] = &[
     wide("Containers", containers),
     wide("Images", images),
     wide("Selector", selector),
+];
+
+pub(in crate::kinds) const REPLICATION_CONTROLLER: &[Column] = &[
+    NAME,
+    integer("Desired", |set| number(set, "spec.replicas").into()),
+    integer("Current", |set| number(set, "status.replicas").into()),
+    integer("Ready", |set| number(set, "status.readyReplicas").into()),
+    AGE,
+    wide("Containers", containers),
+    wide("Images", images),
+    wide("Selector", |set| {
+        or_none(Selector::of_labels(&set["spec"]["selector"]).to_string()).into()
+    }),
 ];
 
 pub(super) fn number(object: &Value, path: &str) -> i64 {

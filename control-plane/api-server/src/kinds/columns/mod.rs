@@ -11,7 +11,7 @@ mod rbac;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-pub(super) use self::apps::{DEPLOYMENT, REPLICA_SET};
+pub(super) use self::apps::{DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER};
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
 pub(super) use self::node::NODE;
