@@ -3,51 +3,11 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
+use common::kubectl::{Kubectl, binary};
 use common::{Cluster, add_node};
-
-fn binary() -> PathBuf {
-    let installed =
-        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/kubectl-1.36").into();
-    let binary = std::env::var_os("KUBECTL").unwrap_or_else(installed);
-    let version = Command::new(&binary).args(["version", "--client"]).output();
-    let works = version.is_ok_and(|output| output.status.success());
-    assert!(works, "{} does not run: ci/install-tools installs it", binary.display());
-    binary.into()
-}
-
-struct Kubectl<'a> {
-    binary: PathBuf,
-    cluster: &'a Cluster,
-}
-
-impl Kubectl<'_> {
-    fn output(&self, arguments: &[&str]) -> Output {
-        Command::new(&self.binary)
-            .env("KUBECONFIG", self.cluster.dir.path().join("kubeconfig"))
-            .env("HOME", self.cluster.dir.path())
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    /// Runs it and returns what it printed; it must succeed.
-    fn run(&self, line: &str) -> String {
-        let output = self.output(&line.split(' ').collect::<Vec<_>>());
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kubectl {line}: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.cluster.dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
 
 const POD: &str = "
 apiVersion: v1

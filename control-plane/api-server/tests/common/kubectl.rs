@@ -1,0 +1,60 @@
+//! A real kubectl: the one that `KUBECTL` names, else the one that `ci/install-tools` puts into the
+//! workspace's `target/tools`.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use super::Cluster;
+
+/// Where it is.
+pub(crate) fn binary() -> PathBuf {
+    let installed =
+        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/kubectl-1.36").into();
+    let binary = std::env::var_os("KUBECTL").unwrap_or_else(installed);
+    let version = Command::new(&binary).args(["version", "--client"]).output();
+    let works = version.is_ok_and(|output| output.status.success());
+    assert!(works, "{} does not run: ci/install-tools installs it", binary.display());
+    binary.into()
+}
+
+/// It, with a cluster's kubeconfig.
+pub(crate) struct Kubectl<'a> {
+    pub(crate) binary: PathBuf,
+    pub(crate) cluster: &'a Cluster,
+}
+
+impl<'a> Kubectl<'a> {
+    /// Writes the admin's kubeconfig into the cluster's directory.
+    pub(crate) fn new(cluster: &'a Cluster) -> Self {
+        let server = format!("https://{}", cluster.address);
+        let config =
+            bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
+        let kubectl = Self { binary: binary(), cluster };
+        kubectl.file("kubeconfig", &config);
+        kubectl
+    }
+
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        Command::new(&self.binary)
+            .env("KUBECONFIG", self.cluster.dir.path().join("kubeconfig"))
+            .env("HOME", self.cluster.dir.path())
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// Runs it and returns what it printed; it must succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
+        let output = self.output(&line.split(' ').collect::<Vec<_>>());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {line}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Writes a file into the cluster's directory and returns its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.cluster.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
