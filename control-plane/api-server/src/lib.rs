@@ -2,15 +2,14 @@
 //!
 //! [`kinds`] is the table of resources; everything else is generic over it: [`http`] parses a
 //! request ([`route`], [`options`], [`body`]), [`auth`] permits it, [`validation`] checks it against
-//! the types in [`schema`], [`api`] does it on the store, and [`output`] shapes the answer. Objects
+//! the types in [`schema`], [`api`] does it on the store and [`managed`] notes who owns which field, and [`output`] shapes the answer. Objects
 //! are JSON values, kept with fields that this server does not know; bodies may be JSON, YAML or
 //! protobuf, answers are JSON. [`discovery`] and [`openapi`] tell clients what there is.
 //! [`kubelet`] passes logs, exec and attach on to the host that runs the pod. [`pki`] makes a
 //! cluster's certificates. [`serve`] puts it together, with the scheduler and the controllers,
 //! which talk to [`api`] in process ([`local`]) but as a client over HTTP would.
 //!
-//! What is not implemented answers as Kubernetes would: server-side apply with 415, kinds that are
-//! not here with 404.
+//! What is not implemented answers as Kubernetes would: kinds that are not here with 404.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +23,7 @@ pub mod http;
 pub mod kinds;
 pub mod kubelet;
 pub mod local;
+pub mod managed;
 pub mod names;
 pub mod object;
 pub mod openapi;

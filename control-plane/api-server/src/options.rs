@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::api::Target;
+use crate::managed::{Manager, Operation};
+use crate::resource::Resource;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{Result, Status};
 
@@ -34,16 +37,44 @@ pub struct ReadOptions {
 }
 
 /// Options of writes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct WriteOptions {
     /// Do all but store it.
     pub dry_run: bool,
-    /// Who makes the change.
+    /// Who makes the change, if it says so.
     pub field_manager: Option<String>,
+    /// The program that makes the change: the manager of who does not say.
+    pub client: String,
     /// What to do about fields that are unknown or said twice.
     pub field_validation: FieldValidation,
     /// Whether an apply takes fields from others who own them.
     pub force: bool,
+}
+
+impl Default for WriteOptions {
+    /// A write by this process.
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            field_manager: None,
+            client: env!("CARGO_PKG_NAME").into(),
+            field_validation: FieldValidation::default(),
+            force: false,
+        }
+    }
+}
+
+impl WriteOptions {
+    /// The manager of the fields that a write to `target` of `resource` changes.
+    #[must_use]
+    pub fn manager(&self, resource: &Resource, target: Target, operation: Operation) -> Manager {
+        Manager {
+            name: self.field_manager.as_ref().unwrap_or(&self.client).clone(),
+            operation,
+            api_version: resource.api_version(),
+            subresource: if target == Target::Status { "status" } else { "" }.into(),
+        }
+    }
 }
 
 /// What to do about fields that a kind does not have, or that are said twice.
@@ -196,6 +227,7 @@ impl Query {
             field_manager,
             field_validation,
             force: self.flag("force")?.unwrap_or(false),
+            ..WriteOptions::default()
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
+use crate::managed::Scope;
 use crate::schema::{self, Shape};
 use crate::status::Cause;
 
@@ -139,6 +140,12 @@ impl Resource {
     #[must_use]
     pub fn is_stored(&self) -> bool {
         !self.storage.is_empty()
+    }
+
+    /// Which of its fields are whose; `shape` is its [`schema`](Self::schema).
+    #[must_use]
+    pub fn scope<'a>(&self, shape: Option<&'a Shape>) -> Scope<'a> {
+        Scope { shape, has_status: self.subresource("status").is_some() }
     }
 
     /// Whether it has the subresource `name`.

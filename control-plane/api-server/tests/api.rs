@@ -89,7 +89,7 @@ async fn what_is_wrong_is_refused_as_kubernetes_would() {
             404,
         ),
         ("POST", "/api/v1/configmaps", "application/json", "{\"metadata\":{\"name\":\"x\"}}", 405),
-        ("PATCH", "/api/v1/nodes/x", "application/apply-patch+yaml", "{}", 415),
+        ("PATCH", "/api/v1/nodes/x", "application/apply-patch+yaml", "{}", 422),
         ("GET", "/apis/apps/v1/daemonsets", "", "", 404),
         ("GET", "/api/v1/pods?fieldSelector=spec.none%3Dx", "", "", 400),
         ("GET", "/api/v1/pods?labelSelector=%3D%3D", "", "", 400),

@@ -140,3 +140,54 @@ async fn a_watch_prints_changes() {
     watch.kill().unwrap();
     watch.wait().unwrap();
 }
+
+const MAP: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {a: '1', b: '1'}}";
+
+#[tokio::test]
+async fn server_side_apply() {
+    let binary = binary();
+    let cluster = Cluster::start();
+    let server = format!("https://{}", cluster.address);
+    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
+    let kubectl = Kubectl { binary, cluster: &cluster };
+    kubectl.file("kubeconfig", &config);
+
+    let file = kubectl.file("map.yaml", MAP);
+    let apply = |flags: &str, file: &str| format!("apply --server-side{flags} -f {file}");
+    let line = apply("", &file);
+    assert_eq!(kubectl.run(&line), "configmap/m serverside-applied\n");
+    let version = kubectl.run("get cm m -o jsonpath={.metadata.resourceVersion}");
+    kubectl.run(&line);
+    assert_eq!(kubectl.run("get cm m -o jsonpath={.metadata.resourceVersion}"), version);
+    let shown = kubectl.run("get cm m -o yaml --show-managed-fields");
+    for expected in ["operation: Apply", "manager: kubectl", "f:data:", "f:a: {}"] {
+        assert!(shown.contains(expected), "{shown}");
+    }
+
+    // Somebody else's change conflicts until it is forced, or given up.
+    kubectl.run(r#"patch cm m --type merge -p {"data":{"a":"2"}} --field-manager other"#);
+    let refused = kubectl.output(&line.split(' ').collect::<Vec<_>>());
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(stderr.contains("Apply failed with 1 conflict: conflict with \"other\""), "{stderr}");
+    assert!(stderr.contains(".data.a"), "{stderr}");
+    kubectl.run(&apply(" --force-conflicts", &file));
+    assert_eq!(kubectl.run("get cm m -o jsonpath={.data.a}"), "1");
+    let less = kubectl.file("less.yaml", &MAP.replace(", b: '1'", ""));
+    kubectl.run(&apply("", &less));
+    assert_eq!(kubectl.run("get cm m -o jsonpath={.data}"), "{\"a\":\"1\"}");
+
+    // What was applied by the client before becomes the server's to manage.
+    let file = kubectl.file("old.yaml", &MAP.replace("name: m", "name: old"));
+    kubectl.run(&format!("apply -f {file}"));
+    let less =
+        kubectl.file("new.yaml", &MAP.replace("name: m", "name: old").replace("b: '1'", "c: '1'"));
+    kubectl.run(&apply("", &less));
+    let data = kubectl.run("get cm old -o jsonpath={.data}");
+    assert_eq!(data, "{\"a\":\"1\",\"c\":\"1\"}");
+    let managers = kubectl
+        .run("get cm old --show-managed-fields -o jsonpath={.metadata.managedFields[*].manager}");
+    assert!(managers.contains("kubectl") && !managers.contains("client-side"), "{managers}");
+    let dry = kubectl.file("dry.yaml", &MAP.replace("name: m", "name: dry"));
+    kubectl.run(&apply(" --dry-run=server", &dry));
+    assert!(!kubectl.output(&["get", "cm", "dry"]).status.success());
+}

@@ -3,7 +3,9 @@
 use bulkhead_store::{StoreError, Write};
 use serde_json::{Value, json};
 
+use super::update::{Ownership, Target};
 use super::{Api, Place, encode, store_failure};
+use crate::managed::Operation;
 use crate::names;
 use crate::object;
 use crate::options::WriteOptions;
@@ -20,8 +22,19 @@ impl Api {
     pub async fn create(
         &self,
         place: &Place,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value> {
+        self.create_owned(place, object, options, Ownership::Changes).await
+    }
+
+    /// As [`create`](Self::create), with the owners of fields as `ownership` says.
+    pub(super) async fn create_owned(
+        &self,
+        place: &Place,
         mut object: Value,
         options: &WriteOptions,
+        ownership: Ownership,
     ) -> Result<Value> {
         let resource = &place.resource;
         check_type(place, &mut object)?;
@@ -33,14 +46,13 @@ impl Api {
             let message = "resourceVersion should not be set on objects to be created";
             return Err(Status::bad_request(message));
         }
-        for set_by_the_server in [
-            "resourceVersion",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "managedFields",
-            "selfLink",
-        ] {
+        for set_by_the_server in
+            ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"]
+        {
             metadata.remove(set_by_the_server);
+        }
+        if ownership == Ownership::Changes {
+            metadata.remove("managedFields");
         }
         metadata.insert("uid".into(), object::uid().into());
         metadata.insert("creationTimestamp".into(), object::now().into());
@@ -60,6 +72,11 @@ impl Api {
         }
         (resource.behaviour.prepare_create)(&mut object);
         (resource.behaviour.default)(&mut object);
+        if ownership == Ownership::Changes {
+            let manager = options.manager(resource, Target::Main, Operation::Update);
+            let shape = resource.schema();
+            resource.scope(shape.as_ref()).update(&Value::Null, &mut object, &manager);
+        }
         self.check_namespace_takes(place, &object).await?;
         for _ in 0..NAME_ATTEMPTS {
             if !named {

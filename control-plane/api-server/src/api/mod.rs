@@ -1,6 +1,7 @@
 //! The API's operations on objects, without HTTP: what a request does once it is parsed and
 //! permitted. The HTTP front and the controllers in this process call the same functions.
 
+mod apply;
 mod create;
 mod delete;
 mod read;

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::create::{check_namespace, check_type, validate};
 use super::{ATTEMPTS, Api, CHANGED, Place, encode, store_failure};
+use crate::managed::Operation;
 use crate::object;
 use crate::options::WriteOptions;
 use crate::status::{Result, Status};
@@ -18,6 +19,15 @@ pub enum Target {
     Status,
     /// Anything: what subresources such as `binding` and `finalize` change is theirs to limit.
     Whole,
+}
+
+/// Who owns the fields of an object that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Who writes, those that change.
+    Changes,
+    /// Whoever the object itself says.
+    Said,
 }
 
 impl Api {
@@ -48,6 +58,19 @@ impl Api {
         name: &str,
         target: Target,
         options: &WriteOptions,
+        change: impl FnMut(&Value) -> Result<Value> + Send,
+    ) -> Result<Value> {
+        self.change(place, name, target, options, Ownership::Changes, change).await
+    }
+
+    /// As [`modify`](Self::modify), with the owners of fields as `ownership` says.
+    pub(super) async fn change(
+        &self,
+        place: &Place,
+        name: &str,
+        target: Target,
+        options: &WriteOptions,
+        ownership: Ownership,
         mut change: impl FnMut(&Value) -> Result<Value> + Send,
     ) -> Result<Value> {
         let resource = &place.resource;
@@ -55,9 +78,14 @@ impl Api {
         for _ in 0..ATTEMPTS {
             let (current, expected) = self.current(place, name).await?;
             let changed = change(&current)?;
-            let object = merge(place, name, target, &current, changed)?;
+            let mut object = merge(place, name, target, &current, changed)?;
             if object == current {
                 return Ok(object);
+            }
+            if ownership == Ownership::Changes {
+                let manager = options.manager(resource, target, Operation::Update);
+                let shape = resource.schema();
+                resource.scope(shape.as_ref()).update(&current, &mut object, &manager);
             }
             let mut causes = validate(place, &object);
             if target != Target::Whole {
@@ -130,7 +158,15 @@ fn merge(
     }
     let metadata = object::map(&mut changed, "metadata")
         .ok_or_else(|| Status::bad_request("metadata is not an object"))?;
-    metadata.remove("managedFields");
+    // An object that says nothing of managers keeps them.
+    let says =
+        metadata.get("managedFields").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    if target == Target::Status || !says {
+        match current["metadata"].get("managedFields") {
+            Some(fields) => metadata.insert("managedFields".into(), fields.clone()),
+            None => metadata.remove("managedFields"),
+        };
+    }
     let set_by_the_server = [
         "name",
         "namespace",

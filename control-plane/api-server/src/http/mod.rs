@@ -1,5 +1,7 @@
 //! The HTTP front: from a request to the operation that it asks for, and back.
 
+mod write;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use crate::auth::impersonation;
 use crate::auth::review::Review;
 use crate::body::{self, Body, BoxError, ResponseBody};
 use crate::kubelet::Kubelets;
-use crate::options::Query;
+use crate::options::{Query, WriteOptions};
 use crate::output::Shape;
 use crate::patch::Patch;
 use crate::resource::Resource;
@@ -205,7 +207,7 @@ impl Front {
                 Ok(stream(watcher, Arc::clone(resource), shape, options.include_object))
             }
             "create" => {
-                let write = query.write_options()?;
+                let write = write_options(query, request.headers())?;
                 let mut validation = Validation::new(write.field_validation, resource, None);
                 let mut object = validation.body(read_body(request).await?)?;
                 if !resource.is_stored() {
@@ -254,35 +256,16 @@ impl Front {
                 let watcher = self.api.watch(place, &options).await?;
                 return Ok(stream(watcher, Arc::clone(resource), shape, include));
             }
-            "update" => {
-                let write = query.write_options()?;
-                let mut validation = Validation::new(write.field_validation, resource, None);
-                let object = validation.body(read_body(request).await?)?;
-                admission.prepare().await;
-                let change = |current: &Value| {
-                    admission.update(current, &object)?;
-                    Ok(object.clone())
+            "update" | "patch" => {
+                let write = write_options(query, request.headers())?;
+                let answer = match verb {
+                    "update" => self.update(admission, name, target, &write, request).await?,
+                    _ => self.patch(admission, name, target, &write, request).await?,
                 };
-                let updated = self.api.modify(place, name, target, &write, change).await?;
-                let shown = shape.object(resource, updated, include.as_deref());
-                let mut response = body::json(200, &shown, JSON);
-                validation.warn(&mut response);
-                return Ok(response);
-            }
-            "patch" => {
-                let write = query.write_options()?;
-                let mut validation = Validation::new(write.field_validation, resource, None);
-                let patch = read_patch(request).await?;
-                admission.prepare().await;
-                let change = |current: &Value| {
-                    let changed = patch.apply(&mut validation, current)?;
-                    admission.update(current, &changed)?;
-                    Ok(changed)
-                };
-                let patched = self.api.modify(place, name, target, &write, change).await?;
-                let shown = shape.object(resource, patched, include.as_deref());
-                let mut response = body::json(200, &shown, JSON);
-                validation.warn(&mut response);
+                let code = if answer.created { 201 } else { 200 };
+                let shown = shape.object(resource, answer.object, include.as_deref());
+                let mut response = body::json(code, &shown, JSON);
+                answer.validation.warn(&mut response);
                 return Ok(response);
             }
             "delete" if target == Target::Main => {
@@ -322,19 +305,19 @@ impl Front {
         let mut validation = Validation::new(mode, &place.resource, Some(subresource));
         match (subresource, method) {
             ("binding", Method::POST) => {
-                let options = query.write_options()?;
+                let options = write_options(query, request.headers())?;
                 let binding = validation.body(read_body(request).await?)?;
                 let bound = self.api.bind(place, name, &binding, &options).await?;
                 Ok(body::json(201, &bound, JSON))
             }
             ("eviction", Method::POST) => {
-                let options = query.write_options()?;
+                let options = write_options(query, request.headers())?;
                 let eviction = validation.body(read_body(request).await?)?;
                 let evicted = self.api.evict(place, name, &eviction, &options).await?;
                 Ok(body::json(201, &evicted, JSON))
             }
             ("finalize", Method::PUT) => {
-                let options = query.write_options()?;
+                let options = write_options(query, request.headers())?;
                 let object = validation.body(read_body(request).await?)?;
                 let finalized = self.api.finalize(place, name, &object, &options).await?;
                 Ok(body::json(200, &finalized, JSON))
@@ -344,14 +327,14 @@ impl Front {
                 Ok(body::json(200, &scale, JSON))
             }
             ("scale", Method::PUT) => {
-                let options = query.write_options()?;
+                let options = write_options(query, request.headers())?;
                 let scale = validation.body(read_body(request).await?)?;
                 let set = |_: &Value| Ok(scale.clone());
                 let scaled = self.api.set_scale(place, name, &options, set).await?;
                 Ok(body::json(200, &scaled, JSON))
             }
             ("scale", Method::PATCH) => {
-                let options = query.write_options()?;
+                let options = write_options(query, request.headers())?;
                 let patch = read_patch(request).await?;
                 let change = |scale: &Value| patch.apply(&mut validation, scale);
                 let scaled = self.api.set_scale(place, name, &options, change).await?;
@@ -375,6 +358,23 @@ impl Front {
             _ => Err(Status::method_not_allowed()),
         }
     }
+}
+
+/// What a write of an object came to.
+#[derive(Debug)]
+struct Answer {
+    object: Value,
+    created: bool,
+    validation: Validation,
+}
+
+/// The options of a write. Who does not say who manages the fields is known by its program's name.
+fn write_options(query: &Query, headers: &HeaderMap) -> Result<WriteOptions> {
+    let mut options = query.write_options()?;
+    let agent = header_text(headers, &header::USER_AGENT).split('/').next().unwrap_or_default();
+    let agent: String = agent.chars().filter(|c| !c.is_control()).take(128).collect();
+    options.client = if agent.is_empty() { "unknown".into() } else { agent };
+    Ok(options)
 }
 
 /// What Kubernetes answers to the delete of an object that is gone at once.
