@@ -36,6 +36,8 @@ pub struct Resource {
     pub generation: bool,
     /// Whether deletion waits for `spec.terminationGracePeriodSeconds`.
     pub graceful_deletion: bool,
+    /// Whether dependents stay when an object is deleted without a propagation policy.
+    pub orphans_by_default: bool,
     /// What can be done with objects and their collection.
     pub verbs: &'static [&'static str],
     /// Subresources.

@@ -136,3 +136,55 @@ async fn a_set_adopts_what_it_selects_and_lets_go_what_it_does_not() {
     let set = "/apis/apps/v1/namespaces/default/replicasets/web";
     until(&mut client, set, |set| set["status"]["readyReplicas"] == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletion_takes_dependents_along_or_lets_them_go() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let _nodes = Hollow::start(&cluster, &["n1"]).await;
+    let mut client = cluster.admin().await;
+    let file = kubectl.file("web.yaml", WEB);
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let empty = |list: &Value| count(list) == 0;
+
+    for cascade in ["background", "foreground"] {
+        kubectl.run(&format!("apply -f {file}"));
+        kubectl.run("rollout status deployment/web --timeout=30s");
+        kubectl.run(&format!("delete deployment web --cascade={cascade} --timeout=30s"));
+        if cascade == "foreground" {
+            assert!(empty(&client.get(PODS).await.1), "its dependents go first");
+        }
+        until(&mut client, sets, empty).await;
+        until(&mut client, PODS, empty).await;
+    }
+
+    kubectl.run(&format!("apply -f {file}"));
+    kubectl.run("rollout status deployment/web --timeout=30s");
+    kubectl.run("delete deployment web --cascade=orphan --timeout=30s");
+    let left = client.get(sets).await.1;
+    assert_eq!(count(&left), 1);
+    assert_eq!(left["items"][0]["metadata"].get("ownerReferences"), None);
+    kubectl.run(&format!("apply -f {file}"));
+    kubectl.run("rollout status deployment/web --timeout=30s");
+    let adopted = client.get(sets).await.1;
+    assert_eq!(count(&adopted), 1, "the set is taken back");
+    assert_eq!(adopted["items"][0]["metadata"]["ownerReferences"][0]["name"], "web");
+
+    // An owner that is another by now, and one that is still there.
+    let config = |name: &str, owners: Value| serde_json::json!({"metadata": {"name": name, "ownerReferences": owners}});
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let owner = client.ok("POST", maps, &config("owner", serde_json::json!([]))).await;
+    let reference = |uid: &Value| serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid});
+    let (real, stale) = (reference(&owner["metadata"]["uid"]), reference(&"stale".into()));
+    client.ok("POST", maps, &config("dangling", serde_json::json!([stale]))).await;
+    client.ok("POST", maps, &config("kept", serde_json::json!([real, stale]))).await;
+    until(&mut client, &format!("{maps}/dangling"), |answer| answer["code"] == 404).await;
+    let one_left = |one: &Value| one["metadata"]["ownerReferences"].as_array().unwrap().len() == 1;
+    let kept = until(&mut client, &format!("{maps}/kept"), one_left).await;
+    assert_eq!(kept["metadata"]["ownerReferences"][0]["uid"], owner["metadata"]["uid"]);
+
+    kubectl.run("create namespace temp");
+    kubectl.run(&format!("apply -n temp -f {file}"));
+    kubectl.run("rollout status -n temp deployment/web --timeout=30s");
+    kubectl.run("delete namespace temp --timeout=60s");
+}

@@ -4,7 +4,7 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`] and [`replicas`] keep workloads; [`lifecycle`] marks nodes whose lease lapses;
+//! [`deployment`] and [`replicas`] keep workloads; [`gc`] deletes what has lost its owners; [`lifecycle`] marks nodes whose lease lapses;
 //! [`cleanup`] empties namespaces that are deleted and removes pods of nodes that are gone.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod claim;
 mod cleanup;
 mod context;
 mod deployment;
+mod gc;
 mod lifecycle;
 mod pods;
 mod queue;
@@ -20,7 +21,7 @@ mod replicas;
 
 use std::sync::Arc;
 
-use bulkhead_client::Informers;
+use bulkhead_client::{Informers, Kind};
 use tokio::task::JoinSet;
 
 /// The running controllers; they end when this is dropped.
@@ -31,11 +32,16 @@ pub struct Controllers(#[expect(dead_code, reason = "held for its Drop")] JoinSe
 /// and drops the result when it no longer leads.
 #[must_use]
 pub fn start(informers: &Arc<Informers>) -> Controllers {
+    // The garbage collector is content with metadata; of these others want all, and once is enough.
+    for kind in [Kind::PODS, Kind::NODES, Kind::NAMESPACES, Kind::LEASES, replicas::SETS] {
+        let _ = informers.cache(&kind);
+    }
     let mut tasks = JoinSet::new();
     let with = || Arc::clone(informers);
     tasks.spawn(deployment::run(with()));
     tasks.spawn(replicas::run_sets(with()));
     tasks.spawn(replicas::run_controllers(with()));
+    tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
     tasks.spawn(cleanup::namespaces(with()));
     tasks.spawn(cleanup::orphaned_pods(with(), cleanup::QUARANTINE));

@@ -38,7 +38,10 @@ impl Api {
             let (current, expected) = self.current(place, name).await?;
             check_preconditions(place, name, options, &current)?;
             let grace = resource.graceful_deletion.then(|| grace(options, &current));
-            let marked = mark(&current, grace);
+            let mut marked = mark(&current, grace);
+            let policy = options.propagation_policy.as_deref();
+            let policy = policy.or(resource.orphans_by_default.then_some("Orphan"));
+            propagate(&mut marked, policy);
             let held = !object::list(&marked, "metadata.finalizers").is_empty()
                 || !object::list(&marked, "spec.finalizers").is_empty();
             let gone = !held && grace.unwrap_or(0) == 0;
@@ -83,6 +86,31 @@ impl Api {
             }
         }
         Ok(list)
+    }
+}
+
+/// Sets the finalizers by which the garbage collector knows what becomes of the dependents. They
+/// hold the object until that is done. Without a policy, those that are there stay.
+fn propagate(object: &mut Value, policy: Option<&str>) {
+    let (add, take): (Option<&str>, &[&str]) = match policy {
+        Some("Orphan") => (Some("orphan"), &["foregroundDeletion"]),
+        Some("Foreground") => (Some("foregroundDeletion"), &["orphan"]),
+        Some("Background") => (None, &["orphan", "foregroundDeletion"]),
+        _ => return,
+    };
+    let mut finalizers = object::list(object, "metadata.finalizers").to_vec();
+    finalizers.retain(|one| !take.iter().any(|taken| one == taken));
+    if let Some(add) = add.filter(|add| !finalizers.iter().any(|one| one == add)) {
+        finalizers.push(add.into());
+    }
+    match object["metadata"].as_object_mut() {
+        Some(metadata) if finalizers.is_empty() => {
+            metadata.remove("finalizers");
+        }
+        Some(metadata) => {
+            metadata.insert("finalizers".into(), finalizers.into());
+        }
+        None => {}
     }
 }
 

@@ -46,6 +46,7 @@ const PLAIN: Resource = Resource {
     storage: "",
     generation: false,
     graceful_deletion: false,
+    orphans_by_default: false,
     verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
     subresources: &[],
     scale: None,
