@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,6 +47,27 @@ fn the_guest_has_its_memory_on_both_sides_of_the_hole() {
     assert!((40 << 10..64 << 10).contains(&memory_seen("64M")));
     let large = memory_seen("5G");
     assert!((4800 << 10..5 << 20).contains(&large), "{large}");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn guest_memory_has_huge_pages_where_the_host_has_them() {
+    let setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let allowed = std::fs::read_to_string(setting).unwrap();
+    let directory = tempdir().unwrap();
+    // mov $0x3f8,%dx; mov $'\n',%al; out %al,%dx; hlt
+    let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'\n', 0xee, 0xf4];
+    let mut command = run(&tiny_kernel(&directory, &code), &["--memory", "64M"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let huge = smaps.lines().filter_map(|line| line.strip_prefix("ShmemPmdMapped:"));
+    let huge = huge.map(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
+    let expected = ["[always]", "[within_size]", "[advise]", "[force]"];
+    let expected = expected.iter().any(|choice| allowed.contains(choice));
+    assert_eq!(huge.sum::<u64>() > 0, expected, "{allowed}{smaps}");
 }
 
 #[test]
