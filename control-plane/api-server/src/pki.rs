@@ -44,7 +44,7 @@ const DAY: time::Duration = time::Duration::DAY;
 const VALIDITY: time::Duration = time::Duration::days(3650);
 
 /// Makes what is missing of the PKI in `dir`: `ca`, `apiserver`, `admin`, `host` and `kubelet`,
-/// each a `.crt` and a `.key`. What is there is kept.
+/// each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept.
 ///
 /// # Errors
 /// If a file cannot be read or written, or is not what its name says.
@@ -77,6 +77,7 @@ pub fn init(dir: &Path, cluster: &str, hostname: &str) -> Result<()> {
     names.extend(local);
     names.push(hostname);
     let host_user = format!("system:host:{hostname}");
+    key(&dir.join("sa.key"))?;
     leaf(dir, "apiserver", &ca, ("kube-apiserver", None), &names, both)?;
     leaf(dir, "admin", &ca, ("kubernetes-admin", Some("system:masters")), &[], client)?;
     leaf(dir, "host", &ca, (&host_user, Some("system:hosts")), &[], client)?;
@@ -128,7 +129,10 @@ fn params(
 }
 
 /// The key at `path`, made if it is not there.
-fn key(path: &Path) -> Result<KeyPair> {
+///
+/// # Errors
+/// If the file cannot be read or written, or is no key.
+pub(crate) fn key(path: &Path) -> Result<KeyPair> {
     let certificate_error = |source| PkiError::Certificate { path: path.into(), source };
     if path.exists() {
         return KeyPair::from_pem(&read(path)?).map_err(certificate_error);
@@ -207,11 +211,11 @@ mod tests {
             files
         };
         let first = files();
-        assert_eq!(first.len(), 10);
+        assert_eq!(first.len(), 11);
         fs::remove_file(dir.path().join("admin.crt")).unwrap();
         init(dir.path(), "demo", "box").unwrap();
         let second = files();
-        assert_eq!(second.len(), 10);
+        assert_eq!(second.len(), 11);
         for ((path, before), (_, after)) in first.iter().zip(&second) {
             if path.extension().is_some_and(|extension| extension == "key") {
                 let mode = fs::metadata(path).unwrap().permissions().mode();

@@ -19,7 +19,9 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::api::{Api, Place};
 use crate::auth::User;
 use crate::auth::authorizer::Authorizer;
+use crate::auth::keys::{Keys, KeysError};
 use crate::auth::rbac::{aggregation, bootstrap};
+use crate::auth::token::Tokens;
 use crate::housekeeping;
 use crate::http::Front;
 use crate::kinds;
@@ -43,6 +45,9 @@ pub enum ServeError {
     /// The certificates cannot be used.
     #[error("{0}; `bulkhead-api-server init` makes them")]
     Tls(#[from] TlsError),
+    /// The keys of tokens cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The database cannot be used.
     #[error("{0}: {1}")]
     Store(PathBuf, StoreError),
@@ -79,7 +84,11 @@ impl Server {
         let authorizer = Authorizer::start(api.store()).await;
         let authorizer = Arc::new(authorizer.map_err(|error| ServeError::Store(path, error))?);
         aggregation::settle(&api, &authorizer).await?;
-        let front = Front::new(api.clone(), Arc::clone(&authorizer), Kubelets::new(tls.client));
+        let keys = Keys::load(&dir.join("pki"))?;
+        let address = listener.local_addr().map_err(|error| ServeError::Listen(address, error))?;
+        let tokens = Tokens::new(api.clone(), keys, address);
+        let kubelets = Kubelets::new(tls.client);
+        let front = Front::new(api.clone(), Arc::clone(&authorizer), tokens, kubelets);
         Ok(Self { listener, tls: tls.server, front, api, authorizer })
     }
 
@@ -149,16 +158,16 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, front: Front) {
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let user = match certificates.and_then(<[_]>::first) {
-        None => Some(User::anonymous()),
-        Some(certificate) => User::from_certificate(certificate),
+        None => Ok(None),
+        Some(certificate) => User::from_certificate(certificate).map(Some).ok_or(()),
     };
     let user = Arc::new(user);
     let service = service_fn(move |request| {
         let (front, user) = (front.clone(), Arc::clone(&user));
         async move {
             Ok::<_, std::convert::Infallible>(match user.as_ref() {
-                Some(user) => front.answer(user, request).await,
-                None => crate::body::failure(&Status::unauthorized()),
+                Ok(user) => front.answer(user.as_ref(), request).await,
+                Err(()) => crate::body::failure(&Status::unauthorized()),
             })
         }
     });

@@ -267,3 +267,90 @@ async fn a_host_touches_its_own_nodes_and_their_pods_only() {
     assert_eq!(host.json("DELETE", "/api/v1/nodes/theirs", &Value::Null).await.0, 403);
     assert_eq!(host.json("DELETE", "/api/v1/nodes/mine", &Value::Null).await.0, 200);
 }
+
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+
+async fn token(client: &mut Client, account: &str, spec: Value) -> String {
+    let path = format!("{ACCOUNTS}/{account}/token");
+    let issued = client.ok("POST", &path, &json!({"spec": spec})).await;
+    issued["status"]["token"].as_str().expect("a token").to_owned()
+}
+
+async fn with_token(client: &mut Client, token: &str, path: &str) -> (u16, Value) {
+    let bearer = format!("Bearer {token}");
+    client.exchange("GET", path, &[("authorization", &bearer)], Vec::new()).await
+}
+
+#[tokio::test]
+async fn a_service_account_is_who_its_token_says_while_it_holds() {
+    let cluster = Cluster::start();
+    let mut admin = cluster.admin().await;
+    let mut client = cluster.client(None).await;
+    admin.ok("POST", ACCOUNTS, &json!({"metadata": {"name": "bot"}})).await;
+    let (code, refused) = admin
+        .json("POST", &format!("{ACCOUNTS}/bot/token"), &json!({"spec": {"expirationSeconds": 1}}))
+        .await;
+    assert_eq!((code, &refused["reason"]), (422, &json!("Invalid")));
+    let good = token(&mut admin, "bot", json!({})).await;
+    let (code, refused) = with_token(&mut client, &good, PODS).await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        refused["message"],
+        "pods is forbidden: User \"system:serviceaccount:default:bot\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+    );
+    bind(&mut admin, "bot-views", "view", "system:serviceaccount:default:bot").await;
+    assert_eq!(with_token(&mut client, &good, PODS).await.0, 200);
+    let keys = "/openid/v1/jwks";
+    let (code, jwks) = with_token(&mut client, &good, keys).await;
+    assert_eq!((code, &jwks["keys"][0]["crv"]), (200, &json!("P-256")));
+    let (_, provider) = with_token(&mut client, &good, "/.well-known/openid-configuration").await;
+    assert_eq!(provider["jwks_uri"], format!("https://{}{keys}", cluster.address));
+    assert_eq!(client.get(keys).await.0, 403, "for accounts only");
+    assert_eq!(with_token(&mut client, "x.y.z", PODS).await.0, 401);
+    let others = token(&mut admin, "bot", json!({"audiences": ["vault"]})).await;
+    assert_eq!(with_token(&mut client, &others, PODS).await.0, 401, "for others");
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let review = json!({"spec": {"token": others, "audiences": ["vault", "x"]}});
+    let status = &admin.ok("POST", reviews, &review).await["status"];
+    assert_eq!(status["authenticated"], true);
+    assert_eq!(status["audiences"], json!(["vault"]));
+    assert_eq!(status["user"]["username"], "system:serviceaccount:default:bot");
+    let review = json!({"spec": {"token": others}});
+    assert_ne!(admin.ok("POST", reviews, &review).await["status"]["authenticated"], true);
+    admin.ok("DELETE", &format!("{ACCOUNTS}/bot"), &Value::Null).await;
+    assert_eq!(with_token(&mut client, &good, PODS).await.0, 401, "the account is gone");
+    admin.ok("POST", ACCOUNTS, &json!({"metadata": {"name": "bot"}})).await;
+    assert_eq!(with_token(&mut client, &good, PODS).await.0, 401, "another of the same name");
+}
+
+#[tokio::test]
+async fn a_token_ends_with_the_pod_it_is_bound_to() {
+    let cluster = Cluster::start();
+    let mut admin = cluster.admin().await;
+    let mut host = cluster.client(Some("host")).await;
+    let mut client = cluster.client(None).await;
+    add_node(&mut host, "mine", 1).await;
+    add_node(&mut admin, "theirs", 1).await;
+    admin.ok("POST", ACCOUNTS, &json!({"metadata": {"name": "bot"}})).await;
+    bind(&mut admin, "bot-views", "view", "system:serviceaccount:default:bot").await;
+    for (name, node) in [("here", "mine"), ("there", "theirs")] {
+        let mut pod = pod(name, "1Mi");
+        pod["spec"]["nodeName"] = node.into();
+        pod["spec"]["serviceAccountName"] = "bot".into();
+        admin.ok("POST", PODS, &pod).await;
+    }
+    let request = |pod: &str| json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod}}});
+    let path = format!("{ACCOUNTS}/bot/token");
+    assert_eq!(host.json("POST", &path, &json!({})).await.0, 403, "not bound");
+    assert_eq!(host.json("POST", &path, &request("there")).await.0, 403, "of another host");
+    let issued = host.ok("POST", &path, &request("here")).await;
+    let token = issued["status"]["token"].as_str().unwrap();
+    assert_eq!(with_token(&mut client, token, PODS).await.0, 200);
+    let review = json!({"spec": {"token": token}});
+    let reviewed = admin.ok("POST", "/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    let extra = &reviewed["status"]["user"]["extra"];
+    assert_eq!(extra["authentication.kubernetes.io/pod-name"], json!(["here"]));
+    assert_eq!(extra["authentication.kubernetes.io/node-name"], json!(["mine"]));
+    host.ok("DELETE", &format!("{PODS}/here"), &json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!(with_token(&mut client, token, PODS).await.0, 401);
+}

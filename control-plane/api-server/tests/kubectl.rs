@@ -191,3 +191,41 @@ async fn server_side_apply() {
     kubectl.run(&apply(" --dry-run=server", &dry));
     assert!(!kubectl.output(&["get", "cm", "dry"]).status.success());
 }
+
+#[tokio::test]
+async fn rights_are_made_asked_for_and_used() {
+    let cluster = Cluster::start();
+    let server = format!("https://{}", cluster.address);
+    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
+    let kubectl = Kubectl { binary: binary(), cluster: &cluster };
+    kubectl.file("kubeconfig", &config);
+    kubectl.run("create serviceaccount bot");
+    kubectl.run("create role reader --verb=get,list --resource=pods,pods/log");
+    kubectl.run("create rolebinding bot-reads --role=reader --serviceaccount=default:bot");
+    let bot = "system:serviceaccount:default:bot";
+    assert_eq!(kubectl.run(&format!("auth can-i list pods --as {bot}")), "yes\n");
+    let no = kubectl.output(&["auth", "can-i", "create", "pods", "--as", bot]);
+    assert_eq!((no.status.code(), no.stdout.as_slice()), (Some(1), &b"no\n"[..]));
+    let own = kubectl.run(&format!("auth can-i --list --as {bot}"));
+    assert!(own.contains("pods/log") && own.contains("selfsubjectreviews"), "{own}");
+    let who = kubectl.run(&format!("auth whoami --as {bot}"));
+    assert!(who.contains("system:serviceaccounts:default"), "{who}");
+    let wide = kubectl.run("get rolebindings -o wide");
+    assert!(wide.contains("Role/reader") && wide.contains("default/bot"), "{wide}");
+    let token = kubectl.run("create token bot --duration 20m");
+    let server = format!("--server=https://localhost:{}", cluster.address.port());
+    let authority = format!("--certificate-authority={}", cluster.pki("ca.crt").display());
+    let as_bot = |arguments: &[&str]| {
+        let credentials = ["--kubeconfig=/dev/null", &server, &authority, "--token", token.trim()];
+        kubectl.output(&[&credentials[..], arguments].concat())
+    };
+    assert!(as_bot(&["get", "pods"]).status.success());
+    let refused = as_bot(&["get", "secrets"]);
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr).trim(),
+        format!(
+            "Error from server (Forbidden): secrets is forbidden: User \"{bot}\" cannot list \
+             resource \"secrets\" in API group \"\" in the namespace \"default\""
+        )
+    );
+}

@@ -1,6 +1,7 @@
 //! Who asks, and what they may.
 //!
-//! [`User`] is who: the subject of a client certificate of the cluster's authority, or nobody.
+//! [`User`] is who: the subject of a client certificate of the cluster's authority, a service
+//! account with a [`token`], or nobody.
 //! [`authorizer`] says what they may: `system:masters` everything, host daemons what [`hosts`]
 //! says, and everybody what roles grant ([`rbac`]). What depends on the object itself, not just on
 //! its path, [`admission`] decides. [`impersonation`] lets a user act as another, and [`review`]
@@ -10,8 +11,10 @@ pub mod admission;
 pub mod authorizer;
 pub mod hosts;
 pub mod impersonation;
+pub mod keys;
 pub mod rbac;
 pub mod review;
+pub mod token;
 
 use std::collections::BTreeMap;
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::authorizer::Authorizer;
 use super::rbac::PolicyRule;
+use super::token::Tokens;
 use super::{Action, MASTERS, User};
 use crate::api::Place;
 use crate::object;
@@ -49,8 +50,10 @@ pub struct Review<'a> {
     pub user: &'a User,
     /// The kind of review, and its namespace.
     pub place: &'a Place,
-    /// Who knows.
+    /// Who knows what they may.
     pub authorizer: &'a Authorizer,
+    /// Who knows whose a token is.
+    pub tokens: &'a Tokens,
 }
 
 impl Review<'_> {
@@ -62,6 +65,7 @@ impl Review<'_> {
         crate::api::check_type(self.place, &mut review)?;
         let status = match self.place.resource.kind {
             "SelfSubjectReview" => json!({"userInfo": user_info(self.user)}),
+            "TokenReview" => self.tokens.review(&review).await?,
             "SelfSubjectRulesReview" => self.rules(&review)?,
             "SelfSubjectAccessReview" => {
                 let spec = self.access_spec(&review)?;

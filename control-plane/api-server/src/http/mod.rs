@@ -15,6 +15,7 @@ use crate::auth::admission::Admission;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::impersonation;
 use crate::auth::review::Review;
+use crate::auth::token::{self, Tokens};
 use crate::body::{self, Body, BoxError, ResponseBody};
 use crate::kubelet::Kubelets;
 use crate::options::{Query, WriteOptions};
@@ -38,22 +39,38 @@ const WATCH_BUFFER: usize = 16;
 pub struct Front {
     api: Api,
     authorizer: Arc<Authorizer>,
+    tokens: Tokens,
     kubelets: Arc<Kubelets>,
 }
 
 impl Front {
     /// A front of `api` for whom `authorizer` lets in; logs, exec and attach go to `kubelets`.
     #[must_use]
-    pub fn new(api: Api, authorizer: Arc<Authorizer>, kubelets: Kubelets) -> Self {
-        Self { api, authorizer, kubelets: Arc::new(kubelets) }
+    pub fn new(api: Api, authorizer: Arc<Authorizer>, tokens: Tokens, kubelets: Kubelets) -> Self {
+        Self { api, authorizer, tokens, kubelets: Arc::new(kubelets) }
     }
 
-    /// Answers a request of `user`.
-    pub async fn answer<B>(&self, user: &User, request: Request<B>) -> Response<ResponseBody>
+    /// Answers a request over a connection on which a client certificate said who asks; without
+    /// one, a bearer token may.
+    pub async fn answer<B>(
+        &self,
+        certified: Option<&User>,
+        request: Request<B>,
+    ) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let bearer = match certified {
+            Some(_) => None,
+            None => match self.tokens.bearer(request.headers()).await {
+                Ok(bearer) => Some(bearer.unwrap_or_else(User::anonymous)),
+                Err(status) => return body::failure(&status),
+            },
+        };
+        let Some(user) = certified.or(bearer.as_ref()) else {
+            return body::failure(&Status::unauthorized());
+        };
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let answered = self.route(user, request).await;
@@ -99,6 +116,10 @@ impl Front {
             return openapi::answer(self.api.registry(), path, query, headers);
         }
         match path {
+            token::CONFIGURATION_PATH => Ok(body::json(200, &self.tokens.configuration(), JSON)),
+            token::KEYS_PATH => {
+                Ok(body::json(200, &self.tokens.keys(), "application/jwk-set+json"))
+            }
             "/version" => {
                 let (major, minor) = KUBERNETES_VERSION;
                 let version = json!({
@@ -163,6 +184,7 @@ impl Front {
         if resource.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
             return Err(Status::method_not_allowed());
         }
+        let admission = Admission { user, place: &place, authorizer: &self.authorizer };
         let target = match (path.subresource.as_deref(), path.name.as_deref()) {
             (None, None) => return self.collection(user, &place, verb, &query, request).await,
             (Some(subresource), Some(name)) => {
@@ -171,13 +193,16 @@ impl Front {
                 }
                 match subresource {
                     "status" => Target::Status,
-                    _ => return self.subresource(&place, name, subresource, &query, request).await,
+                    _ => {
+                        return self
+                            .subresource(&admission, name, subresource, &query, request)
+                            .await;
+                    }
                 }
             }
             _ => Target::Main,
         };
         let name = path.name.unwrap_or_default();
-        let admission = Admission { user, place: &place, authorizer: &self.authorizer };
         self.object(&admission, &name, target, verb, &query, request).await
     }
 
@@ -211,7 +236,8 @@ impl Front {
                 let mut validation = Validation::new(write.field_validation, resource, None);
                 let mut object = validation.body(read_body(request).await?)?;
                 if !resource.is_stored() {
-                    let review = Review { user, place, authorizer: &self.authorizer };
+                    let (authorizer, tokens) = (&self.authorizer, &self.tokens);
+                    let review = Review { user, place, authorizer, tokens };
                     return Ok(body::json(201, &review.answer(object).await?, JSON));
                 }
                 let admission = Admission { user, place, authorizer: &self.authorizer };
@@ -290,7 +316,7 @@ impl Front {
 
     async fn subresource<B>(
         &self,
-        place: &Place,
+        admission: &Admission<'_>,
         name: &str,
         subresource: &str,
         query: &Query,
@@ -300,6 +326,7 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let place = admission.place;
         let method = request.method().clone();
         let mode = query.write_options()?.field_validation;
         let mut validation = Validation::new(mode, &place.resource, Some(subresource));
@@ -315,6 +342,11 @@ impl Front {
                 let eviction = validation.body(read_body(request).await?)?;
                 let evicted = self.api.evict(place, name, &eviction, &options).await?;
                 Ok(body::json(201, &evicted, JSON))
+            }
+            ("token", Method::POST) => {
+                let wanted = validation.body(read_body(request).await?)?;
+                let issued = self.tokens.issue(admission, name, wanted).await?;
+                Ok(body::json(201, &issued, JSON))
             }
             ("finalize", Method::PUT) => {
                 let options = write_options(query, request.headers())?;

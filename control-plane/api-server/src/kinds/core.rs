@@ -152,6 +152,12 @@ pub(super) fn resources() -> Vec<Resource> {
             singular: "serviceaccount",
             short_names: &["sa"],
             storage: "serviceaccounts",
+            subresources: &[Subresource {
+                name: "token",
+                kind: "TokenRequest",
+                group_version: Some(("authentication.k8s.io", "v1")),
+                verbs: &["create"],
+            }],
             columns: c::SERVICE_ACCOUNT,
             ..PLAIN
         },

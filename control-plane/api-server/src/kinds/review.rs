@@ -17,6 +17,7 @@ pub(super) fn resources() -> Vec<Resource> {
     let authorization = "authorization.k8s.io";
     vec![
         review(authentication, "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
+        review(authentication, "TokenReview", "tokenreviews", "tokenreview"),
         Resource {
             namespaced: true,
             ..review(
