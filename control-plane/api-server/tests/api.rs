@@ -228,15 +228,19 @@ async fn pods_are_scheduled_run_and_deleted() {
     let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dbig";
     let events =
         until(&mut client, events, |list| !list["items"].as_array().unwrap().is_empty()).await;
-    assert_eq!(events["items"][0]["message"], "0/2 nodes are available: 2 Insufficient memory.");
+    assert_eq!(
+        events["items"][0]["message"],
+        "0/2 nodes are available: 2 Insufficient memory. preemption: 0/2 nodes are available: \
+         2 Preemption is not helpful for scheduling."
+    );
     let mut picky = pod("picky", "1Mi");
-    picky["spec"]["affinity"] = json!({"podAntiAffinity": {"x": []}});
+    picky["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimName": "gpu"}]);
     client.ok("POST", PODS, &picky).await;
     let picky =
         until(&mut client, &format!("{PODS}/picky"), |pod| pod["status"]["conditions"].is_array())
             .await;
     let message = picky["status"]["conditions"][0]["message"].as_str().unwrap();
-    assert!(message.contains("spec.affinity.podAntiAffinity"), "{message}");
+    assert!(message.contains("spec.resourceClaims"), "{message}");
 
     // The host's side, as the host.
     let running = json!({"status": {"phase": "Running"}});

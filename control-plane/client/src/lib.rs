@@ -3,25 +3,24 @@
 //!
 //! In the API server's process the client is a function call away; elsewhere it could be a
 //! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
-//! [`Cache`], and tell of changes. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label
-//! selectors.
+//! [`Cache`], and tell of changes. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`]
+//! amounts, [`Selector`] label selectors.
 
 #![forbid(unsafe_code)]
 
 mod client;
 mod informer;
 pub mod object;
-mod quantity;
 mod recorder;
 mod selector;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use bulkhead_agent_protocol::quantity::{Quantity, QuantityError};
 pub use client::{
     Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Stream,
     Target,
 };
 pub use informer::{Cache, Informers, Told};
-pub use quantity::{ParseQuantityError, Quantity};
 pub use recorder::Recorder;
 pub use selector::{Selector, SelectorError};
