@@ -2,12 +2,12 @@
 //!
 //! [`kinds`] is the table of resources; everything else is generic over it: [`http`] parses a
 //! request ([`route`], [`options`], [`body`]), [`auth`] permits it, [`validation`] checks it against
-//! the types in [`schema`], [`api`] does it on the store and [`managed`] notes who owns which field, and [`output`] shapes the answer. Objects
-//! are JSON values, kept with fields that this server does not know; bodies may be JSON, YAML or
-//! protobuf, answers are JSON. [`discovery`] and [`openapi`] tell clients what there is.
-//! [`kubelet`] passes logs, exec and attach on to the host that runs the pod. [`pki`] makes a
-//! cluster's certificates. [`serve`] puts it together, with the scheduler and the controllers,
-//! which talk to [`api`] in process ([`local`]) but as a client over HTTP would.
+//! the types in [`schema`], [`api`] does it on the store and [`managed`] notes who owns which field,
+//! and [`output`] shapes the answer. Objects are JSON values, kept with fields that this server does
+//! not know; bodies may be JSON, YAML or protobuf, answers are JSON. [`discovery`] and [`openapi`]
+//! tell clients what there is. [`kubelet`] passes logs, exec and attach on to the host that runs the
+//! pod. [`pki`] makes a cluster's certificates. [`serve`] puts it together, with the scheduler and
+//! the controllers, which talk to [`api`] in process ([`local`]) but as a client over HTTP would.
 //!
 //! What is not implemented answers as Kubernetes would: kinds that are not here with 404.
 

@@ -99,6 +99,8 @@ pub struct DeleteOptions {
     pub preconditions: Option<Preconditions>,
     /// `Orphan`, `Background` or `Foreground`.
     pub propagation_policy: Option<String>,
+    /// The old way to say `Orphan` or `Background`.
+    pub orphan_dependents: Option<bool>,
     /// `All`: do all but delete.
     pub dry_run: Vec<String>,
 }
@@ -250,6 +252,21 @@ impl Query {
         }
         if self.dry_run()? {
             options.dry_run.push("All".into());
+        }
+        if let Some(orphan) = self.flag("orphanDependents")? {
+            options.orphan_dependents = Some(orphan);
+        }
+        if options.propagation_policy.is_some() && options.orphan_dependents.is_some() {
+            return Err(Status::bad_request(
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        if let Some(orphan) = options.orphan_dependents {
+            let policy = if orphan { "Orphan" } else { "Background" };
+            options.propagation_policy = Some(policy.into());
+        }
+        if let Some(other) = options.dry_run.iter().find(|one| *one != "All") {
+            return Err(invalid("dryRun", other));
         }
         match options.propagation_policy.as_deref() {
             None | Some("Orphan" | "Background" | "Foreground") => Ok(options),

@@ -1,12 +1,12 @@
 //! Create.
 
 use bulkhead_store::{StoreError, Write};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::metadata;
 use super::update::{Ownership, Target};
 use super::{Api, Place, encode, store_failure};
 use crate::managed::Operation;
-use crate::names;
 use crate::object;
 use crate::options::WriteOptions;
 use crate::status::{Cause, Result, Status};
@@ -129,48 +129,10 @@ impl Api {
 /// What is wrong with `object`, in what all kinds share and in its own.
 pub(super) fn validate(place: &Place, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let metadata = &object["metadata"];
     if let Some(why) = place.resource.behaviour.name.violation(object::name(object)) {
-        causes.push(Cause::invalid("metadata.name", &metadata["name"], why));
+        causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
     }
-    for (field, is_label) in [("labels", true), ("annotations", false)] {
-        let path = format!("metadata.{field}");
-        match &metadata[field] {
-            Value::Null => {}
-            Value::Object(entries) => {
-                for (key, value) in entries {
-                    if !names::is_qualified(key) {
-                        causes.push(Cause::invalid(&path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
-                    }
-                    match value.as_str() {
-                        None => causes.push(Cause::invalid(
-                            format!("{path}.{key}"),
-                            value,
-                            "must be a string",
-                        )),
-                        Some(text) if is_label && !names::is_label_value(text) => {
-                            causes.push(Cause::invalid(&path, value, "a valid label must be an empty string or consist of at most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
-                        }
-                        Some(_) => {}
-                    }
-                }
-            }
-            other => causes.push(Cause::invalid(path, other, "must be a map of strings")),
-        }
-    }
-    if !metadata["finalizers"].is_null() {
-        let valid = metadata["finalizers"].as_array().is_some_and(|finalizers| {
-            finalizers.iter().all(|one| one.as_str().is_some_and(names::is_qualified))
-        });
-        if !valid {
-            let path = "metadata.finalizers";
-            causes.push(Cause::invalid(
-                path,
-                &metadata["finalizers"],
-                "must be a list of qualified names",
-            ));
-        }
-    }
+    metadata::validate(&object["metadata"], &mut causes);
     (place.resource.behaviour.validate)(object, &mut causes);
     causes
 }

@@ -4,6 +4,7 @@
 mod apply;
 mod create;
 mod delete;
+mod metadata;
 mod read;
 mod scale;
 mod subresource;

@@ -4,6 +4,7 @@ use bulkhead_store::{StoreError, Write};
 use serde_json::Value;
 
 use super::create::{check_namespace, check_type, validate};
+use super::metadata;
 use super::{ATTEMPTS, Api, CHANGED, Place, encode, store_failure};
 use crate::managed::Operation;
 use crate::object;
@@ -88,6 +89,7 @@ impl Api {
                 resource.scope(shape.as_ref()).update(&current, &mut object, &manager);
             }
             let mut causes = validate(place, &object);
+            metadata::validate_update(&object["metadata"], &current["metadata"], &mut causes);
             if target != Target::Whole {
                 (resource.behaviour.validate_update)(&object, &current, &mut causes);
             }

@@ -1,5 +1,6 @@
 //! The HTTP front: from a request to the operation that it asks for, and back.
 
+mod gzip;
 mod write;
 
 use std::sync::Arc;
@@ -73,7 +74,11 @@ impl Front {
         };
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let answered = self.route(user, request).await;
+        let gzip = gzip::is_accepted(request.headers());
+        let mut answered = self.route(user, request).await;
+        if gzip && let Ok(response) = answered {
+            answered = gzip::compress(response).await;
+        }
         let response = answered.unwrap_or_else(|status| body::failure(&status));
         tracing::debug!(user = user.name, %method, path, code = response.status().as_u16());
         response

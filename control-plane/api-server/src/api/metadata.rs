@@ -1,0 +1,118 @@
+//! What all kinds have in common: the rules of `metadata`.
+
+use serde_json::{Value, json};
+
+use crate::names;
+use crate::object;
+use crate::status::Cause;
+
+/// Reports what is wrong with an object's metadata, beside its name.
+pub(super) fn validate(metadata: &Value, causes: &mut Vec<Cause>) {
+    for (field, is_label) in [("labels", true), ("annotations", false)] {
+        let path = format!("metadata.{field}");
+        match &metadata[field] {
+            Value::Null => {}
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    if !names::is_qualified(key) {
+                        causes.push(Cause::invalid(&path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+                    }
+                    match value.as_str() {
+                        None => causes.push(Cause::invalid(
+                            format!("{path}.{key}"),
+                            value,
+                            "must be a string",
+                        )),
+                        Some(text) if is_label && !names::is_label_value(text) => {
+                            causes.push(Cause::invalid(&path, value, "a valid label must be an empty string or consist of at most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            other => causes.push(Cause::invalid(path, other, "must be a map of strings")),
+        }
+    }
+    if !metadata["finalizers"].is_null() {
+        let valid = metadata["finalizers"].as_array().is_some_and(|finalizers| {
+            finalizers.iter().all(|one| one.as_str().is_some_and(names::is_qualified))
+        });
+        if !valid {
+            let path = "metadata.finalizers";
+            causes.push(Cause::invalid(
+                path,
+                &metadata["finalizers"],
+                "must be a list of qualified names",
+            ));
+        }
+    }
+    let owners = object::list(metadata, "ownerReferences");
+    for (index, owner) in owners.iter().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if object::text(owner, field).is_empty() {
+                let path = format!("metadata.ownerReferences[{index}].{field}");
+                causes.push(Cause::required(path));
+            }
+        }
+    }
+    let controllers = owners.iter().filter(|owner| owner["controller"] == true);
+    let controllers: Vec<&str> = controllers.map(|owner| object::text(owner, "name")).collect();
+    if controllers.len() > 1 {
+        let why = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {}",
+            controllers.join(" and ")
+        );
+        causes.push(Cause::invalid("metadata.ownerReferences", &json!(controllers), &why));
+    }
+}
+
+/// Reports what may not change from `old` to `new` metadata.
+pub(super) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    if !old["deletionTimestamp"].is_string() {
+        return;
+    }
+    let before = object::list(old, "finalizers");
+    let added = object::list(new, "finalizers").iter().filter(|one| !before.contains(one));
+    let added: Vec<String> = added.map(Value::to_string).collect();
+    if !added.is_empty() {
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers [{}]",
+            added.join(", ")
+        );
+        causes.push(Cause::forbidden("metadata.finalizers", &why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(check: impl FnOnce(&mut Vec<Cause>)) -> Vec<String> {
+        let mut causes = Vec::new();
+        check(&mut causes);
+        causes.into_iter().map(|cause| cause.field).collect()
+    }
+
+    #[test]
+    fn owners_are_whole_and_one_controls() {
+        let owner =
+            json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+        let one = json!({"ownerReferences": [owner]});
+        assert_eq!(fields(|causes| validate(&one, causes)), Vec::<String>::new());
+        let two = json!({"ownerReferences": [owner, owner]});
+        assert_eq!(fields(|causes| validate(&two, causes)), ["metadata.ownerReferences"]);
+        let part = json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]});
+        assert_eq!(fields(|causes| validate(&part, causes)), ["metadata.ownerReferences[0].uid"]);
+    }
+
+    #[test]
+    fn finalizers_only_go_once_it_is_being_deleted() {
+        let old =
+            json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a/b", "a/c"]});
+        let less = json!({"finalizers": ["a/c"]});
+        let other = json!({"finalizers": ["a/d"]});
+        assert_eq!(fields(|causes| validate_update(&less, &old, causes)), Vec::<String>::new());
+        assert_eq!(fields(|causes| validate_update(&other, &old, causes)), ["metadata.finalizers"]);
+        assert_eq!(fields(|causes| validate_update(&old, &less, causes)), Vec::<String>::new());
+    }
+}

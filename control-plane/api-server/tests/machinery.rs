@@ -1,0 +1,126 @@
+//! What all kinds have in common, over HTTP: field validation, dry runs, compression, deletion.
+
+mod common;
+
+use std::io::Read as _;
+
+use common::Cluster;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn unknown_and_repeated_fields_are_reported() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let body = r#"{"metadata":{"name":"m"},"data":{"a":"1","a":"2"},"dada":{}}"#;
+    let answer = client.send("POST", MAPS, &[], body).await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let warnings: Vec<_> = answer.headers().get_all("warning").iter().cloned().collect();
+    let expected =
+        ["299 - \"duplicate field \\\"data.a\\\"\"", "299 - \"unknown field \\\"dada\\\"\""];
+    assert_eq!(warnings, expected);
+    answer.into_body().collect().await.unwrap();
+
+    let strict = format!("{MAPS}?fieldValidation=Strict");
+    let yaml = "metadata: {name: other}\ndata: {a: b}\ndata: {a: c}\n";
+    let answer = client.send("POST", &strict, &[("content-type", "application/yaml")], yaml).await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 400);
+    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    let status: Value = serde_json::from_slice(&bytes).unwrap();
+    let message = status["message"].as_str().unwrap();
+    assert!(message.ends_with("strict decoding error: duplicate field \"data\""), "{message}");
+
+    let patch = json!({"data": {"b": 1}});
+    let merge = "application/merge-patch+json";
+    let (code, status) = client.typed("PATCH", &format!("{MAPS}/m"), merge, &patch).await;
+    assert_eq!(code, 400, "{status}");
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("ConfigMap.data.b of type string"), "{message}");
+    let patch = json!({"x": 1});
+    let path = format!("{MAPS}/m?fieldValidation=Strict");
+    let (code, status) = client.typed("PATCH", &path, merge, &patch).await;
+    assert_eq!((code, &status["details"]["causes"][0]["field"]), (422, &json!("patch")));
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_nothing_behind() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let made = client.ok("POST", &format!("{MAPS}?dryRun=All"), &map).await;
+    assert!(made["metadata"]["uid"].is_string());
+    assert_eq!(client.get(&format!("{MAPS}/m")).await.0, 404);
+    let before = client.ok("POST", MAPS, &map).await;
+    let mut changed = before.clone();
+    changed["data"] = json!({"a": "1"});
+    let path = format!("{MAPS}/m?dryRun=All&fieldManager=me");
+    let answer = client.ok("PUT", &path, &changed).await;
+    assert_eq!(answer["data"], json!({"a": "1"}));
+    changed["metadata"] = json!({"name": "m"});
+    let apply = "application/apply-patch+yaml";
+    let (code, answer) = client.typed("PATCH", &path, apply, &changed).await;
+    assert_eq!(code, 200, "{answer}");
+    for policy in ["Foreground", "Orphan"] {
+        let options = json!({"dryRun": ["All"], "propagationPolicy": policy});
+        let answer = client.ok("DELETE", &format!("{MAPS}/m"), &options).await;
+        let finalizer = if policy == "Orphan" { "orphan" } else { "foregroundDeletion" };
+        assert_eq!(answer["metadata"]["finalizers"], json!([finalizer]));
+        assert!(answer["metadata"]["deletionTimestamp"].is_string());
+    }
+    client.ok("DELETE", &format!("{MAPS}?dryRun=All"), &Value::Null).await;
+    assert_eq!(client.get(&format!("{MAPS}/m")).await.1, before);
+    let options = json!({"dryRun": ["Some"]});
+    assert_eq!(client.json("DELETE", &format!("{MAPS}/m"), &options).await.0, 400);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_who_accepts_it() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "x".repeat(200 << 10)}});
+    client.ok("POST", MAPS, &map).await;
+    let headers = [("accept-encoding", "gzip")];
+    let answer = client.send("GET", MAPS, &headers, "").await.unwrap();
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(bytes.len() < 100 << 10);
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list["items"][0]["data"], map["data"]);
+    for (path, headers) in [(MAPS, &[][..]), ("/api/v1/namespaces", &headers[..])] {
+        let answer = client.send("GET", path, headers, "").await.unwrap();
+        assert!(!answer.headers().contains_key("content-encoding"), "{path}");
+        answer.into_body().collect().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_apply_conflicts_with_who_owns_what_it_changes() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let apply = "application/apply-patch+yaml";
+    let map = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": value}});
+    let path = |query: &str| format!("{MAPS}/m?{query}");
+    let (code, made) = client.typed("PATCH", &path("fieldManager=one"), apply, &map("1")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["managedFields"][0]["manager"], "one");
+    let (code, status) = client.typed("PATCH", &path("fieldManager=two"), apply, &map("2")).await;
+    let expected = json!([{"reason": "FieldManagerConflict", "message": "conflict with \"one\"", "field": ".data.a"}]);
+    assert_eq!((code, &status["details"]["causes"]), (409, &expected));
+    assert_eq!(status["message"], "Apply failed with 1 conflict: conflict with \"one\": .data.a");
+    let (code, _) =
+        client.typed("PATCH", &path("fieldManager=two&force=true"), apply, &map("2")).await;
+    assert_eq!(code, 200);
+    let (_, now) = client.get(&format!("{MAPS}/m")).await;
+    assert_eq!(now["data"], json!({"a": "2"}));
+    let (code, status) = client.typed("PATCH", &path(""), apply, &map("2")).await;
+    assert_eq!(code, 422, "{status}");
+    let mut managed = map("1");
+    managed["metadata"]["managedFields"] = json!([]);
+    let (code, status) = client.typed("PATCH", &path("fieldManager=x"), apply, &managed).await;
+    assert_eq!((code, &status["message"]), (400, &json!("metadata.managedFields must be nil")));
+}
