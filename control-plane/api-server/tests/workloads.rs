@@ -188,3 +188,65 @@ async fn deletion_takes_dependents_along_or_lets_them_go() {
     kubectl.run("rollout status -n temp deployment/web --timeout=30s");
     kubectl.run("delete namespace temp --timeout=60s");
 }
+
+fn job(name: &str, image: &str, spec: &str) -> String {
+    let pod = format!("restartPolicy: Never, containers: [{{name: c, image: '{image}'}}]");
+    format!(
+        "{{apiVersion: batch/v1, kind: Job, metadata: {{name: {name}}}, spec: {{{spec}template: {{spec: {{{pod}}}}}}}}}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_complete_or_fail_and_expire() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let _nodes = Hollow::start(&cluster, &["n1"]).await;
+    let mut client = cluster.admin().await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let apply = |name: &str, image: &str, spec: &str| {
+        kubectl.run(&format!("apply -f {}", kubectl.file(name, &job(name, image, spec))));
+    };
+
+    apply("five", "exit-0:1", "completions: 5, parallelism: 2, ");
+    kubectl.run("wait --for=condition=Complete job/five --timeout=30s");
+    let five = client.get(&format!("{jobs}/five")).await.1;
+    assert_eq!((&five["status"]["succeeded"], five["status"].get("active")), (&5.into(), None));
+    let table = kubectl.run("get jobs");
+    assert!(table.contains("Complete   5/5"), "{table}");
+    let pods = client.get(&format!("{PODS}?labelSelector=job-name%3Dfive")).await.1;
+    assert_eq!(count(&pods), 5);
+    assert!(
+        pods["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|pod| pod["metadata"].get("finalizers").is_none())
+    );
+
+    apply("indexed", "exit-0:1", "completions: 3, parallelism: 3, completionMode: Indexed, ");
+    kubectl.run("wait --for=condition=Complete job/indexed --timeout=30s");
+    assert_eq!(client.get(&format!("{jobs}/indexed")).await.1["status"]["completedIndexes"], "0-2");
+
+    apply("fails", "exit-3:1", "backoffLimit: 0, ");
+    kubectl.run("wait --for=condition=Failed job/fails --timeout=30s");
+    let described = kubectl.run("describe job fails");
+    assert!(described.contains("BackoffLimitExceeded"), "{described}");
+
+    apply("late", "run:1", "activeDeadlineSeconds: 1, ");
+    kubectl.run("wait --for=condition=Failed job/late --timeout=30s");
+    let late = client.get(&format!("{jobs}/late")).await.1;
+    assert!(late["status"]["conditions"].to_string().contains("DeadlineExceeded"), "{late}");
+
+    apply("paused", "exit-0:1", "suspend: true, ttlSecondsAfterFinished: 1, ");
+    kubectl.run("wait --for=condition=Suspended job/paused --timeout=30s");
+    let none = client.get(&format!("{PODS}?labelSelector=job-name%3Dpaused")).await.1;
+    assert_eq!(count(&none), 0);
+    kubectl.run(r#"patch job paused -p {"spec":{"suspend":false}}"#);
+    until(&mut client, &format!("{jobs}/paused"), |answer| answer["code"] == 404).await;
+
+    apply("deleted", "run:1", "parallelism: 2, completions: 2, ");
+    until(&mut client, &format!("{jobs}/deleted"), |job| job["status"]["ready"] == 2).await;
+    kubectl.run("delete job deleted --timeout=30s");
+    let path = format!("{PODS}?labelSelector=job-name%3Ddeleted");
+    until(&mut client, &path, |pods| count(pods) == 0).await;
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bulkhead_client::object;
-use bulkhead_client::{Cache, Client, ClientError, Informers, Kind, Recorder, Told};
+use bulkhead_client::{Cache, Client, ClientError, Informers, Kind, Patch, Recorder, Target, Told};
 use serde_json::{Value, json};
 
 /// Client, informers, and the controller's events.
@@ -112,6 +112,32 @@ pub(crate) fn unless_gone<T>(result: Result<T, ClientError>) -> Result<Option<T>
         Err(error) if error.is_gone() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Writes the status of an object that must still be as it was seen, if it changed. Whether it was
+/// written: not if the object changed or is gone; then its event calls for another sync.
+pub(crate) async fn write_status(
+    client: &Arc<dyn Client>,
+    kind: &Kind,
+    object: &Value,
+    status: &Value,
+) -> Result<bool, ClientError> {
+    let before = &object["status"];
+    if before == status {
+        return Ok(true);
+    }
+    // What is no longer there is taken away by null.
+    let mut patch = status.clone();
+    for field in before.as_object().into_iter().flat_map(|fields| fields.keys()) {
+        if patch.get(field).is_none() {
+            patch[field] = Value::Null;
+        }
+    }
+    let version = &object["metadata"]["resourceVersion"];
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": patch}));
+    let (namespace, name) = (object::namespace(object), object::name(object));
+    let written = client.patch(kind, namespace, name, Target::Status, patch).await;
+    Ok(unless_gone(written)?.is_some())
 }
 
 /// The resource of what a controller controls and is, as owner references name it.

@@ -4,7 +4,7 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`] and [`replicas`] keep workloads; [`gc`] deletes what has lost its owners; [`lifecycle`] marks nodes whose lease lapses;
+//! [`deployment`], [`replicas`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners; [`lifecycle`] marks nodes whose lease lapses;
 //! [`cleanup`] empties namespaces that are deleted and removes pods of nodes that are gone.
 
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ mod cleanup;
 mod context;
 mod deployment;
 mod gc;
+mod job;
 mod lifecycle;
 mod pods;
 mod queue;
@@ -33,7 +34,8 @@ pub struct Controllers(#[expect(dead_code, reason = "held for its Drop")] JoinSe
 #[must_use]
 pub fn start(informers: &Arc<Informers>) -> Controllers {
     // The garbage collector is content with metadata; of these others want all, and once is enough.
-    for kind in [Kind::PODS, Kind::NODES, Kind::NAMESPACES, Kind::LEASES, replicas::SETS] {
+    for kind in [Kind::PODS, Kind::NODES, Kind::NAMESPACES, Kind::LEASES, replicas::SETS, job::JOBS]
+    {
         let _ = informers.cache(&kind);
     }
     let mut tasks = JoinSet::new();
@@ -41,6 +43,7 @@ pub fn start(informers: &Arc<Informers>) -> Controllers {
     tasks.spawn(deployment::run(with()));
     tasks.spawn(replicas::run_sets(with()));
     tasks.spawn(replicas::run_controllers(with()));
+    tasks.spawn(job::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
     tasks.spawn(cleanup::namespaces(with()));

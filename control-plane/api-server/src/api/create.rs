@@ -70,6 +70,9 @@ impl Api {
             }];
             return Err(Status::invalid(resource.group, resource.kind, "", causes));
         }
+        if !named {
+            object["metadata"]["name"] = generated_name(&generate).into();
+        }
         (resource.behaviour.prepare_create)(&mut object);
         (resource.behaviour.default)(&mut object);
         if ownership == Ownership::Changes {
@@ -79,11 +82,6 @@ impl Api {
         }
         self.check_namespace_takes(place, &object).await?;
         for _ in 0..NAME_ATTEMPTS {
-            if !named {
-                // 63 is what every kind's rule allows; the suffix must stay whole.
-                let stem: String = generate.chars().take(58).collect();
-                object["metadata"]["name"] = format!("{stem}{}", object::name_suffix()).into();
-            }
             let name = object::name(&object).to_owned();
             let causes = validate(place, &object);
             if !causes.is_empty() {
@@ -102,7 +100,9 @@ impl Api {
                     return Ok(object);
                 }
                 Err(StoreError::Exists(_)) if named => return Err(exists),
-                Err(StoreError::Exists(_)) => {}
+                Err(StoreError::Exists(_)) => {
+                    object["metadata"]["name"] = generated_name(&generate).into();
+                }
                 Err(error) => return Err(store_failure(&error)),
             }
         }
@@ -124,6 +124,12 @@ impl Api {
         }
         Ok(())
     }
+}
+
+/// `stem` with a random suffix. 63 is what every kind's rule allows; the suffix must stay whole.
+fn generated_name(stem: &str) -> String {
+    let stem: String = stem.chars().take(58).collect();
+    format!("{stem}{}", object::name_suffix())
 }
 
 /// What is wrong with `object`, in what all kinds share and in its own.

@@ -2,6 +2,7 @@
 //! 404, as an API server without it would.
 
 mod apps;
+mod batch;
 mod columns;
 mod core;
 mod event;
@@ -61,6 +62,7 @@ pub fn registry() -> Registry {
     let mut resources = core::resources();
     resources.push(replication::resource());
     resources.extend(apps::resources());
+    resources.extend(batch::resources());
     resources.push(core::lease());
     resources.push(event::new_resource());
     resources.extend(rbac::resources());

@@ -20,7 +20,9 @@ use time::OffsetDateTime;
 
 use self::rollout::{Plan, Set};
 use crate::claim::claim;
-use crate::context::{Context, Owner, Written, controller_key, on_change, unless_gone};
+use crate::context::{
+    Context, Owner, Written, controller_key, on_change, unless_gone, write_status,
+};
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
 use crate::replicas::SETS;
@@ -449,15 +451,8 @@ impl Controller {
     }
 
     async fn write_status(&self, deployment: &Value, status: Value) -> Result<(), ClientError> {
-        if status == deployment["status"] {
-            return Ok(());
-        }
-        // As a whole: what is not in it is to go.
-        let patch = Patch::Json(json!([{"op": "add", "path": "/status", "value": status}]));
-        let (namespace, name) = (object::namespace(deployment), object::name(deployment));
         let client = self.context.client();
-        let patched = client.patch(&DEPLOYMENTS, namespace, name, Target::Status, patch).await;
-        unless_gone(patched).map(drop)
+        write_status(client, &DEPLOYMENTS, deployment, &status).await.map(drop)
     }
 }
 

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_client::object::{self, condition, list, number, text};
-use bulkhead_client::{
-    Cache, ClientError, DeleteOptions, Informers, Kind, Patch, Selector, Target,
-};
+use bulkhead_client::{Cache, ClientError, DeleteOptions, Informers, Kind, Selector};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::claim::claim;
 use crate::context::{
     Context, Owner, Written, controller_key, controller_reference, on_change, unless_gone,
+    write_status,
 };
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
@@ -223,14 +222,7 @@ impl Controller {
         let now = OffsetDateTime::now_utc();
         let min_ready = number(set, "spec.minReadySeconds").unwrap_or(0);
         let status = status(set, active, failure, now);
-        if status != set["status"] {
-            // As a whole: what is not in it is to go.
-            let patch = Patch::Json(json!([{"op": "add", "path": "/status", "value": status}]));
-            let (namespace, name) = (object::namespace(set), object::name(set));
-            let client = self.context.client();
-            let resource = &self.owner.resource;
-            unless_gone(client.patch(resource, namespace, name, Target::Status, patch).await)?;
-        }
+        write_status(self.context.client(), &self.owner.resource, set, &status).await?;
         if status["readyReplicas"] == status["availableReplicas"] {
             return Ok(Next::Change);
         }

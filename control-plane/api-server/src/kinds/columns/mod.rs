@@ -2,6 +2,7 @@
 //! columns are made of.
 
 mod apps;
+mod batch;
 mod core;
 mod event;
 mod node;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 pub(super) use self::apps::{DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER};
+pub(super) use self::batch::JOB;
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
 pub(super) use self::node::NODE;
