@@ -17,6 +17,7 @@ pub mod api;
 pub mod auth;
 pub mod body;
 pub mod discovery;
+pub mod encryption;
 mod feed;
 mod housekeeping;
 pub mod http;

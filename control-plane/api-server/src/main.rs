@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bulkhead_api_server::pki;
+use bulkhead_api_server::serve::Secrets;
 use bulkhead_api_server::serve::Server;
+use bulkhead_api_server::{encryption, pki};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Kubernetes API server, scheduler and controllers of one cluster.
 #[derive(Debug, Parser)]
@@ -45,6 +46,13 @@ enum Command {
         /// An inherited file descriptor that gets the line `ready ADDRESS` when the API answers.
         #[arg(long)]
         ready_fd: Option<RawFd>,
+    },
+    /// Makes a new key for the encryption of secrets. The server takes it when it starts or gets
+    /// SIGHUP, and encrypts every secret anew.
+    RotateSecretsKey {
+        /// The cluster's directory.
+        #[arg(long)]
+        dir: PathBuf,
     },
     /// Prints the admin's kubeconfig.
     Kubeconfig {
@@ -86,6 +94,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             };
             Ok(pki::init(&dir, &name, &host)?)
         }
+        Command::RotateSecretsKey { dir } => {
+            println!("{}", encryption::rotate(&dir.join("pki"))?);
+            Ok(())
+        }
         Command::Kubeconfig { dir, server, name } => {
             print!("{}", pki::kubeconfig(&dir.join("pki"), &name, &server)?);
             Ok(())
@@ -124,6 +136,7 @@ async fn serve(dir: PathBuf, listen: SocketAddr, ready_fd: Option<RawFd>) -> any
             .and_then(|mut file| std::io::Write::write_all(&mut file, ready.as_bytes()))
             .with_context(|| format!("--ready-fd {fd}"))?;
     }
+    let reloads = tokio::spawn(reload_on_hangup(server.secrets(), signal(SignalKind::hangup())?));
     server
         .run(async {
             tokio::select! {
@@ -132,5 +145,14 @@ async fn serve(dir: PathBuf, listen: SocketAddr, ready_fd: Option<RawFd>) -> any
             }
         })
         .await;
+    reloads.abort();
     Ok(())
+}
+
+async fn reload_on_hangup(secrets: Secrets, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        if let Err(error) = secrets.reload().await {
+            tracing::error!(%error, "reloading keys");
+        }
+    }
 }

@@ -142,12 +142,12 @@ pub(crate) fn key(path: &Path) -> Result<KeyPair> {
     Ok(key)
 }
 
-fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|source| PkiError::File { path: path.into(), source })
 }
 
 /// Writes beside and renames, so that a crash leaves the whole file or none.
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let beside = path.with_extension("new");
     let written = || {
         let mut file = fs::OpenOptions::new();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_client::Informers;
+use bulkhead_store::encryption::EncryptedStore;
 use bulkhead_store::{SqliteStore, StoreError};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,6 +23,7 @@ use crate::auth::authorizer::Authorizer;
 use crate::auth::keys::{Keys, KeysError};
 use crate::auth::rbac::{aggregation, bootstrap};
 use crate::auth::token::Tokens;
+use crate::encryption::{self, EncryptionError};
 use crate::housekeeping;
 use crate::http::Front;
 use crate::kinds;
@@ -48,6 +50,9 @@ pub enum ServeError {
     /// The keys of tokens cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The keys of secrets cannot be used.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// The database cannot be used.
     #[error("{0}: {1}")]
     Store(PathBuf, StoreError),
@@ -64,6 +69,25 @@ pub struct Server {
     front: Front,
     api: Api,
     authorizer: Arc<Authorizer>,
+    secrets: Secrets,
+}
+
+/// How secrets are encrypted, and with what from now on.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    pki: PathBuf,
+    store: EncryptedStore,
+}
+
+impl Secrets {
+    /// Takes the keys that the file has now, and seals every secret with the first.
+    ///
+    /// # Errors
+    /// If the file or the store fails; the keys from before are kept.
+    pub async fn reload(&self) -> Result<(), EncryptionError> {
+        self.store.set_keys(encryption::load(&self.pki, false)?);
+        encryption::settle(&self.pki, &self.store).await
+    }
 }
 
 impl Server {
@@ -76,20 +100,31 @@ impl Server {
             TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))?;
         let tls = tls::load(&dir.join("pki"))?;
         let path = dir.join("store.db");
+        let pki = dir.join("pki");
+        let keys = encryption::load(&pki, path.exists())?;
         let store =
             SqliteStore::open(&path).map_err(|error| ServeError::Store(path.clone(), error))?;
+        let store = EncryptedStore::new(Arc::new(store), vec![encryption::PREFIX.into()], keys);
+        encryption::settle(&pki, &store).await?;
+        let secrets = Secrets { pki: pki.clone(), store: store.clone() };
         let api = Api::new(Arc::new(store), Arc::new(kinds::registry()));
         make_namespaces(&api).await?;
         bootstrap::reconcile(&api).await?;
         let authorizer = Authorizer::start(api.store()).await;
         let authorizer = Arc::new(authorizer.map_err(|error| ServeError::Store(path, error))?);
         aggregation::settle(&api, &authorizer).await?;
-        let keys = Keys::load(&dir.join("pki"))?;
+        let keys = Keys::load(&pki)?;
         let address = listener.local_addr().map_err(|error| ServeError::Listen(address, error))?;
         let tokens = Tokens::new(api.clone(), keys, address);
         let kubelets = Kubelets::new(tls.client);
         let front = Front::new(api.clone(), Arc::clone(&authorizer), tokens, kubelets);
-        Ok(Self { listener, tls: tls.server, front, api, authorizer })
+        Ok(Self { listener, tls: tls.server, front, api, authorizer, secrets })
+    }
+
+    /// How secrets are encrypted.
+    #[must_use]
+    pub fn secrets(&self) -> Secrets {
+        self.secrets.clone()
     }
 
     /// Where it listens.

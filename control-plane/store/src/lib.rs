@@ -9,11 +9,14 @@
 //! thread that groups the writes which wait for it into one transaction, so that many clients
 //! share one fsync. A write is acknowledged, and seen by watchers, only after that fsync.
 //!
+//! [`encryption`] seals values, over any store.
+//!
 //! [`conformance`] is the suite that every implementation passes.
 
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+pub mod encryption;
 mod log;
 mod ring;
 mod sqlite;

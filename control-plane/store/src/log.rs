@@ -41,6 +41,8 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
     let db = connect(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    // What is deleted is overwritten: a secret that was sealed anew leaves nothing of its past.
+    db.pragma_update(None, "secure_delete", true)?;
     db.execute_batch(SCHEMA)?;
     Ok(db)
 }
