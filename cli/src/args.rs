@@ -122,6 +122,7 @@ pub(crate) enum Cluster {
   node: {cpus: 2, memory: 512M, disk: 8G}
   apiPort: 6443              # a free port unless set
   podCidr: 10.244.0.0/16     # a /24 of it for each node
+  kernel: ./vmlinux          # instead of the node image's
 
 Examples:
   bulkhead cluster create demo --nodes 3
@@ -168,6 +169,12 @@ pub(crate) struct Create {
     /// Port of the Kubernetes API on this machine's loopback [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) api_port: Option<u16>,
+    /// Kernel that the nodes boot, an ELF vmlinux or a bzImage [default: the node image's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM file system for that kernel, where it has EROFS, overlayfs or virtio as modules
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
     /// Read a YAML file (below); '-' is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -1,13 +1,14 @@
 //! A cluster's configuration file, and flags laid over it.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use bulkhead_host_api::{ClusterConfig, NodeShape};
 use serde::Deserialize;
 
 use crate::args::{Create, Shape};
+use crate::input;
 use crate::name::ClusterName;
 use crate::size::Size;
 
@@ -25,6 +26,8 @@ struct File {
     node: FileShape,
     api_port: Option<u16>,
     pod_cidr: Option<String>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +55,14 @@ pub(crate) fn of_create(create: &Create) -> Result<ClusterConfig> {
     config.api_port = create.api_port.or(file.api_port);
     if let Some(pod_cidr) = file.pod_cidr {
         config.pod_cidr = pod_cidr;
+    }
+    let named = |what, flag: &Option<PathBuf>, file: Option<PathBuf>| {
+        flag.clone().or(file).map(|path| input::file(what, &path)).transpose()
+    };
+    config.kernel = named("kernel", &create.kernel, file.kernel)?;
+    config.initrd = named("initrd", &create.initrd, file.initrd)?;
+    if config.initrd.is_some() && config.kernel.is_none() {
+        bail!("an initrd goes with a kernel; name that as well: --kernel FILE");
     }
     Ok(config)
 }
@@ -112,6 +123,8 @@ mod tests {
             nodes: None,
             shape,
             api_port: None,
+            kernel: None,
+            initrd: None,
             config: Some(file.path().to_owned()),
         })
     }
@@ -139,6 +152,8 @@ mod tests {
             ("name: [a\n", &["line"]),
             ("name: A_B\n", &["A_B"]),
             ("nodes: 1\n", &["no name"]),
+            ("name: a\nkernel: /no/vmlinux\n", &["kernel /no/vmlinux", "No such file"]),
+            ("name: a\ninitrd: /dev/null\n", &["--kernel"]),
             ("", &["empty"]),
         ] {
             let error = format!("{:#}", create(text, None, Shape::default()).unwrap_err());

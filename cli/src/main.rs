@@ -17,6 +17,7 @@ mod command;
 mod config;
 mod home;
 mod host;
+mod input;
 mod kubeconfig;
 mod name;
 mod output;

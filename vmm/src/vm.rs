@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -53,8 +55,13 @@ pub enum BuildError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// Kernel, initrd or command line.
-    #[error(transparent)]
-    Boot(#[from] BootError),
+    #[error("cannot boot {files}: {error}")]
+    Boot {
+        /// The kernel, and the initrd if there is one.
+        files: String,
+        /// What is wrong.
+        error: BootError,
+    },
     /// Tables for the guest cannot be written.
     #[error("cannot write tables into guest memory: {0}")]
     Tables(#[from] vm_memory::GuestMemoryError),
@@ -84,7 +91,7 @@ impl BuildError {
     pub fn code(&self) -> i32 {
         match self {
             Self::NoKvm(_) | Self::Capability(_) | Self::Kvm(..) | Self::Vcpu(_) => CODE_KVM,
-            Self::Boot(_) | Self::Range(..) | Self::Tap(..) | Self::Cid(_) => CODE_CONFIG,
+            Self::Boot { .. } | Self::Range(..) | Self::Tap(..) | Self::Cid(_) => CODE_CONFIG,
             Self::Memory(MemoryError::Size(_)) => CODE_CONFIG,
             Self::Memory(_) | Self::Tables(_) | Self::Bus(_) | Self::Host(..) => 1,
         }
@@ -188,7 +195,8 @@ pub fn build(
     let entry = boot::load(
         &memory,
         Boot { kernel: &mut kernel, initrd: initrd.as_mut(), cmdline: &cmdline, rsdp },
-    )?;
+    )
+    .map_err(|error| BuildError::Boot { files: named(&kernel, initrd.as_ref()), error })?;
     let supported =
         cpuid::supported(&kvm).map_err(|error| BuildError::Kvm("tell its CPUID", error))?;
     let shared = Arc::new(Shared::new(mmio, pio, exit));
@@ -238,6 +246,16 @@ fn map_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
             .map_err(|error| BuildError::Kvm("map guest memory", error))?;
     }
     Ok(())
+}
+
+/// The files that are booted, for whoever named them: a jailed monitor sees no names.
+fn named(kernel: &File, initrd: Option<&File>) -> String {
+    let name = |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+    let Some(kernel) = name(kernel) else { return "the kernel".to_owned() };
+    match initrd.and_then(name) {
+        Some(initrd) => format!("{} with {}", kernel.display(), initrd.display()),
+        None => kernel.display().to_string(),
+    }
 }
 
 /// The command line, with each device for kernels that learn of them there.

@@ -144,8 +144,8 @@ fn sigterm_ends_it_in_order() {
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
 fn a_stock_bzimage_boots_and_powers_off_by_acpi() {
-    let Some(image) = std::env::var_os("BULKHEAD_TEST_BZIMAGE") else {
-        panic!("BULKHEAD_TEST_BZIMAGE must name a distribution's vmlinuz");
+    let Some(image) = std::env::var_os("BULKHEAD_DEBIAN_KERNEL") else {
+        panic!("BULKHEAD_DEBIAN_KERNEL must name a distribution's vmlinuz");
     };
     let directory = tempdir().unwrap();
     let initrd = initrd(
@@ -176,6 +176,7 @@ fn a_kernel_that_is_none_is_refused_in_one_line() {
     let (code, _, err) = ended(&run(&path, &[]).output().unwrap());
     assert_eq!((code, err.lines().count()), (Some(2), 1));
     assert!(err.contains("neither an ELF vmlinux nor a bzImage"), "{err}");
+    assert!(err.contains(path.to_str().unwrap()), "{err}");
 }
 
 #[test]

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::args::{Vm, VmRun};
-use crate::home;
 use crate::host::Place;
+use crate::{home, input};
 
 /// What the emulated host needs for itself, in MiB.
 const EMULATED_HOST_MIB: u64 = 1024;
@@ -26,10 +26,8 @@ async fn run(run: &VmRun) -> Result<ExitCode> {
         .into_iter()
         .chain(run.disks.iter().map(|disk| ("disk", Some(disk))))
     {
-        let Some(path) = path else { continue };
-        std::fs::File::open(path).with_context(|| format!("{what} {}", path.display()))?;
-        if path.is_dir() {
-            bail!("{what} {} is a directory; name a file", path.display());
+        if let Some(path) = path {
+            input::file(what, path)?;
         }
     }
     let monitor = home::program("bulkhead-vmm")?;

@@ -28,6 +28,8 @@
 #[cfg(feature = "client")]
 pub mod client;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// What a cluster is made from: the body of a create, and a `--config` file.
@@ -48,6 +50,14 @@ pub struct ClusterConfig {
     /// The pods' network, an IPv4 CIDR; each node gets a /24 of it.
     #[serde(default = "pod_cidr")]
     pub pod_cidr: String,
+    /// Absolute path of the kernel that nodes boot, an ELF vmlinux or a bzImage; it is copied. Unset:
+    /// the node image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// Absolute path of an initial RAM file system for `kernel`, with the modules that it takes to
+    /// mount `/dev/vda` (EROFS over virtio-mmio) as root; it is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
 }
 
 const fn one_node() -> u32 {

@@ -1,37 +1,36 @@
-//! The life of clusters: created, started, stopped, deleted, and repaired after a crash.
+//! The life of clusters: created, started, stopped and deleted; their [`nodes`] come and go; after
+//! a crash there is a [`recovery`].
 //!
 //! The database says what is wanted, and every step towards it may be done twice. A create that
 //! did not end is rolled back, a delete that did not end is finished, a cluster that is meant to
 //! run is started with what still runs of it.
 
+mod nodes;
+mod recovery;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use bulkhead_host_api::{ApiError, ClusterPhase, ClusterStatus, NodeRequest, NodeStatus};
+use bulkhead_host_api::{ApiError, ClusterPhase, ClusterStatus};
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-use crate::address::{node_ip, node_mac};
 use crate::api_server::{self, ApiServer};
-use crate::config::{Checked, ClusterName, check_shape};
+use crate::config::{Checked, ClusterName};
 use crate::daemon::Host;
 use crate::fault;
 use crate::kubelet::Kubelet;
 use crate::kubelet::client::Kube;
 use crate::memory::Memory;
 use crate::net::Network;
+use crate::node_image::keep_kernel;
 use crate::process::{self, Process};
 use crate::progress::Reporter;
-use crate::state::{ClusterRow, NodeRow};
-use crate::vm::{Node, NodeState, Plan};
-
-/// How long it may take from a node's boot, which has a limit of its own, until the cluster knows
-/// the node as ready.
-const REGISTER_LIMIT: Duration = Duration::from_secs(60);
+use crate::state::ClusterRow;
+use crate::vm::Node;
 
 /// Every cluster of the daemon.
 #[derive(Debug)]
@@ -82,50 +81,6 @@ impl Clusters {
         })
     }
 
-    /// Repairs what an earlier daemon left; clusters that are meant to run are started in the
-    /// background.
-    pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
-        let mut left = process::find(&self.host.home.clusters());
-        let clusters = self.host.state.clusters()?;
-        for (name, row) in &clusters {
-            match row.phase {
-                ClusterPhase::Creating | ClusterPhase::Deleting => {
-                    tracing::info!("removing cluster {name}, which is half made or half deleted");
-                    self.remove(name, take(&mut left, &self.host.home.cluster(name).path().into()))
-                        .await?;
-                }
-                ClusterPhase::Stopped => {}
-                ClusterPhase::Running => {
-                    let dir = self.host.home.cluster(name);
-                    let adopted = take(&mut left, &dir.path().to_owned());
-                    let (this, name, row) = (Arc::clone(self), name.clone(), row.clone());
-                    tokio::spawn(async move {
-                        let lock = this.lock(&name);
-                        let _guard = lock.lock().await;
-                        let (reporter, _receiver) = Reporter::new();
-                        if let Err(error) = this.launch(&name, &row, adopted, &reporter).await {
-                            tracing::error!("starting cluster {name}: {error}");
-                        }
-                    });
-                }
-            }
-        }
-        for (_, mut stray) in left {
-            stray.kill().await;
-        }
-        for entry in std::fs::read_dir(self.host.home.clusters()).into_iter().flatten().flatten() {
-            let known = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| ClusterName::parse(name).ok())
-                .is_some_and(|name| clusters.contains_key(&name));
-            if !known && let Err(error) = crate::home::remove_tree(&entry.path()) {
-                tracing::warn!("{}: {error}", entry.path().display());
-            }
-        }
-        Ok(())
-    }
-
     /// Every cluster, by name.
     pub(crate) fn list(&self) -> Result<Vec<ClusterStatus>> {
         let rows = self.host.state.clusters()?;
@@ -141,7 +96,7 @@ impl Clusters {
         let nodes = running.map(|running| running.nodes()).unwrap_or_default();
         let nodes = self.host.state.nodes(name)?.into_iter().map(|row| {
             let node = nodes.iter().find(|node| node.plan.name == row.name);
-            node_status(row, node.map(AsRef::as_ref))
+            nodes::node_status(row, node.map(AsRef::as_ref))
         });
         Ok(ClusterStatus {
             nodes: nodes.collect(),
@@ -199,7 +154,10 @@ impl Clusters {
         if let Err(error) = made {
             tracing::warn!("creating cluster {name}: {error}: rolling back");
             let path = self.host.home.cluster(&name).path().to_owned();
-            self.remove(&name, process::find(&path)).await?;
+            if let Err(left) = self.remove(&name, process::find(&path)).await {
+                // It stays in its phase, so that whoever comes next goes on with it.
+                tracing::warn!("rolling cluster {name} back: {left}");
+            }
             return Err(error);
         }
         self.host.state.set_phase(&name, ClusterPhase::Running)?;
@@ -256,55 +214,6 @@ impl Clusters {
         Ok(Value::Null)
     }
 
-    /// Adds nodes to a cluster, and boots them if it runs.
-    pub(crate) async fn add_nodes(
-        &self,
-        name: &ClusterName,
-        request: NodeRequest,
-        progress: &Reporter,
-    ) -> Result<Value> {
-        let lock = self.lock(name);
-        let _guard = lock.lock().await;
-        let row = self.host.state.cluster(name)?;
-        let shape = request.shape.unwrap_or_else(|| row.config.node.clone());
-        check_shape(&shape)?;
-        if request.count == 0 || request.count > crate::config::MAX_NODES {
-            return Err(fault::invalid(format!("count: {} is out of range", request.count)));
-        }
-        let added = {
-            let _admission = self.admission.lock().await;
-            self.admit(&vec![shape.memory; request.count as usize])?;
-            self.host.state.add_nodes(name, &shape, request.count)?
-        };
-        if let Some(running) = self.running(name) {
-            let result = self.boot(name, &row, &running, &added, HashMap::new(), progress).await;
-            if let Err(error) = result {
-                for node in &added {
-                    self.drop_node(name, node).await?;
-                }
-                return Err(error);
-            }
-        }
-        json(&added.iter().map(|node| node.name.clone()).collect::<Vec<_>>())
-    }
-
-    /// Removes a node, its pods with it.
-    pub(crate) async fn remove_node(
-        &self,
-        name: &ClusterName,
-        node: &str,
-        progress: &Reporter,
-    ) -> Result<Value> {
-        let lock = self.lock(name);
-        let _guard = lock.lock().await;
-        self.host.state.cluster(name)?;
-        let row = self.known_node(name, node)?;
-        self.host.state.mark_removing(name, node)?;
-        progress.step(format!("removing node {node}"), 0, 0);
-        self.drop_node(name, &row).await?;
-        Ok(Value::Null)
-    }
-
     /// Ends every cluster's processes; they start again with the daemon.
     pub(crate) async fn stop_all(&self, progress: &Reporter) {
         let names: Vec<_> = {
@@ -328,6 +237,10 @@ impl Clusters {
         progress: &Reporter,
     ) -> Result<()> {
         let dir = self.host.home.cluster(name);
+        let (config, into) = (row.config.clone(), dir.clone());
+        tokio::task::spawn_blocking(move || keep_kernel(&config, &into))
+            .await
+            .map_err(fault::internal)??;
         progress.step("making certificates", 0, 0);
         api_server::init(&self.host, name, &dir, row.api_port).await?;
         let network = Network::new(name);
@@ -360,90 +273,6 @@ impl Clusters {
             self.drop_node(name, &node).await?;
         }
         self.boot(name, row, &running, &nodes, adopted, progress).await
-    }
-
-    /// Starts nodes, and waits until the cluster knows them as ready.
-    async fn boot(
-        &self,
-        name: &ClusterName,
-        row: &ClusterRow,
-        running: &Running,
-        nodes: &[NodeRow],
-        mut adopted: HashMap<PathBuf, Process>,
-        progress: &Reporter,
-    ) -> Result<()> {
-        let pods = Checked::new(row.config.clone())?.pods;
-        let total = nodes.len() as u64;
-        progress.step(format!("booting {total} nodes"), 0, total);
-        let mut waits = JoinSet::new();
-        for node in nodes {
-            let ip = node_ip(node.index);
-            let plan = Plan {
-                cluster: name.clone(),
-                name: node.name.clone(),
-                index: node.index,
-                shape: node.shape.clone(),
-                dir: self.host.home.cluster(name).node(&node.name),
-                ip,
-                mac: node_mac(ip),
-                pods: pods.node(node.index),
-            };
-            let process = adopted.remove(&plan.dir);
-            let node = Node::start(plan, Arc::clone(&self.host), running.network.clone(), process);
-            running
-                .nodes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(node.plan.index, Arc::clone(&node));
-            let ready = running.kubelet.add_node(Arc::clone(&node));
-            waits.spawn(async move {
-                let ready = wait_ready(&node, ready).await;
-                (node, ready)
-            });
-        }
-        let mut done = 0;
-        while let Some(waited) = waits.join_next().await {
-            let (node, ready) = waited.map_err(fault::internal)?;
-            ready.map_err(|why| self.no_show(name, &node, &why))?;
-            done += 1;
-            progress.step(format!("node {} is ready", node.plan.name), done, total);
-        }
-        Ok(())
-    }
-
-    /// Says that a node did not come up, and keeps its console, which may be removed with it.
-    fn no_show(&self, name: &ClusterName, node: &Node, why: &str) -> ApiError {
-        let dir = self.host.home.failed(name);
-        let kept = dir.join(format!("{}.log", node.plan.name));
-        let copied =
-            crate::home::create_private(&dir).and_then(|()| std::fs::copy(node.console(), &kept));
-        let console = match (copied, node.last_words()) {
-            (Ok(_), Some(words)) => format!("{} and says: {words}", kept.display()),
-            (Ok(_), None) => format!("{} and empty", kept.display()),
-            (Err(error), _) => format!("lost ({}: {error})", kept.display()),
-        };
-        let node = &node.plan.name;
-        fault::internal(format!("node {node} did not come up: {why}; its console is {console}"))
-    }
-
-    async fn drop_node(&self, name: &ClusterName, row: &NodeRow) -> Result<()> {
-        if let Some(running) = self.running(name) {
-            let node =
-                running.nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(&row.index);
-            if let Some(node) = node {
-                node.stop(false).await;
-            }
-            running.kubelet.remove_node(&row.name).await;
-        }
-        let dir = self.host.home.cluster(name).node(&row.name);
-        for (_, mut left) in process::find(&dir) {
-            left.kill().await;
-        }
-        crate::home::remove_tree(&dir)
-            .map_err(|error| fault::internal(format!("{}: {error}", dir.display())))?;
-        let owner = format!("{name}/{}", row.name);
-        self.host.images.unpin_all(&owner).await.map_err(fault::internal)?;
-        self.host.state.remove_node(name, &row.name)
     }
 
     /// Ends what runs of a cluster.
@@ -481,14 +310,6 @@ impl Clusters {
         Memory::read()?.admit(wanted, &promised)
     }
 
-    fn known_node(&self, name: &ClusterName, node: &str) -> Result<NodeRow> {
-        let nodes = self.host.state.nodes(name)?;
-        nodes
-            .into_iter()
-            .find(|row| row.name == node)
-            .ok_or_else(|| fault::not_found(format!("cluster {name} has no node {node}")))
-    }
-
     fn running(&self, name: &ClusterName) -> Option<Arc<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
@@ -496,55 +317,6 @@ impl Clusters {
     fn lock(&self, name: &ClusterName) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(locks.entry(name.clone()).or_default())
-    }
-}
-
-/// Takes what serves `dir` or a directory below it out of `left`.
-fn take(left: &mut HashMap<PathBuf, Process>, dir: &PathBuf) -> HashMap<PathBuf, Process> {
-    left.extract_if(|owner, _| owner.starts_with(dir)).collect()
-}
-
-/// Until the cluster knows the node as ready; else why it does not.
-async fn wait_ready(
-    node: &Node,
-    ready: tokio::sync::oneshot::Receiver<()>,
-) -> std::result::Result<(), String> {
-    let (mut up, mut state) = (node.state(), node.state());
-    let ended = state.wait_for(|state| matches!(state, NodeState::Down(_) | NodeState::Stopped));
-    let registered = async {
-        // An error is that of a node whose supervision ended, and that is waited for as well.
-        drop(up.wait_for(|state| matches!(state, NodeState::Up(_))).await);
-        timeout(REGISTER_LIMIT, ready).await
-    };
-    tokio::select! {
-        ended = ended => Err(match ended.as_deref() {
-            Ok(NodeState::Down(why)) => why.clone(),
-            _ => "it was stopped".to_owned(),
-        }),
-        registered = registered => match registered {
-            Ok(ready) => ready.map_err(|_| "it was removed".to_owned()),
-            Err(_) => {
-                let seconds = REGISTER_LIMIT.as_secs();
-                Err(format!("it booted, but the cluster did not know it within {seconds} s"))
-            }
-        },
-    }
-}
-
-fn node_status(row: NodeRow, node: Option<&Node>) -> NodeStatus {
-    let (phase, message) = match node.map(|node| node.state().borrow().clone()) {
-        None | Some(NodeState::Stopped) => ("Stopped", None),
-        Some(NodeState::Starting) => ("Starting", None),
-        Some(NodeState::Up(_)) => ("Ready", None),
-        Some(NodeState::Down(why)) => ("NotReady", Some(why)),
-    };
-    NodeStatus {
-        ip: node_ip(row.index),
-        name: row.name,
-        shape: row.shape,
-        phase: phase.to_owned(),
-        pid: node.and_then(Node::pid),
-        message,
     }
 }
 

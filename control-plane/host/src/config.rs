@@ -117,6 +117,15 @@ impl Checked {
         if config.api_port == Some(0) {
             return Err(fault::invalid("apiPort: 0 is no port; leave it out for a free one"));
         }
+        for (field, file) in [("kernel", &config.kernel), ("initrd", &config.initrd)] {
+            if let Some(path) = file.as_ref().filter(|path| !path.is_absolute()) {
+                let path = path.display();
+                return Err(fault::invalid(format!("{field}: {path} is not an absolute path")));
+            }
+        }
+        if config.initrd.is_some() && config.kernel.is_none() {
+            return Err(fault::invalid("initrd: goes with a kernel; name that as well"));
+        }
         let pods = PodCidr::parse(&config.pod_cidr)?;
         Ok(Self { name, pods, config })
     }
@@ -188,6 +197,16 @@ mod tests {
         ] {
             assert!(PodCidr::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_kernel_is_named_in_full_and_an_initrd_beside_it() {
+        let check = |json: &str| Checked::new(parse_body(json.as_bytes()).unwrap()).map(drop);
+        check(r#"{"name": "a", "kernel": "/k", "initrd": "/i"}"#).unwrap();
+        let error = check(r#"{"name": "a", "kernel": "k"}"#).unwrap_err();
+        assert_eq!(error.message, "kernel: k is not an absolute path");
+        let error = check(r#"{"name": "a", "initrd": "/i"}"#).unwrap_err();
+        assert!(error.message.contains("goes with a kernel"), "{error}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Host {
                 .await
                 .unwrap_or(Err(crate::node_image::NodeImageError::None))
         };
-        self.node_image.get_or_try_init(prepare).await.cloned().map_err(fault::invalid)
+        Ok(self.node_image.get_or_try_init(prepare).await?.clone())
     }
 
     pub(crate) fn info(&self) -> HostInfo {

@@ -105,6 +105,16 @@ impl ClusterDir {
         self.0.join("kubeconfig")
     }
 
+    /// The kernel that the cluster was given, if it was.
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.0.join("kernel")
+    }
+
+    /// The initrd that goes with it, if one does.
+    pub(crate) fn initrd(&self) -> PathBuf {
+        self.0.join("initrd")
+    }
+
     pub(crate) fn api_server_log(&self) -> PathBuf {
         self.0.join("api-server.log")
     }

@@ -19,9 +19,7 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// A vmlinux to boot.
 pub(crate) fn kernel() -> PathBuf {
-    std::env::var_os("BULKHEAD_TEST_KERNEL")
-        .expect("BULKHEAD_TEST_KERNEL must name a vmlinux")
-        .into()
+    std::env::var_os("BULKHEAD_KERNEL").expect("BULKHEAD_KERNEL must name a vmlinux").into()
 }
 
 /// An initrd whose `/init` is the shell script `script`, in `directory`.

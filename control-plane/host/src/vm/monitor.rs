@@ -114,11 +114,12 @@ fn config(what: &Start<'_>, sockets: &SocketDir, files: &mut Files) -> Result<Vm
         read_only,
         ranges: vec![RangeConfig { offset: 0, length: None, file: FileSource::Fd(file) }],
     };
+    let initrd = what.image.initrd.as_deref().map(open).transpose()?;
     Ok(VmConfig {
         cpus: what.shape.cpus,
         memory: what.shape.memory,
         kernel: FileSource::Fd(files.add(open(&what.image.kernel)?)),
-        initrd: None,
+        initrd: initrd.map(|initrd| FileSource::Fd(files.add(initrd))),
         cmdline: CMDLINE.to_owned(),
         disks: vec![
             disk("root", true, files.add(open(&what.image.root)?)),

@@ -287,6 +287,7 @@ impl Node {
     async fn boot(&self) -> Result<Process, ApiError> {
         let plan = &self.plan;
         let image = self.host.node_image().await?;
+        let image = image.of_cluster(&self.host.home.cluster(&plan.cluster));
         prepare(plan).await?;
         *self.layers.lock().await = Layers::default();
         self.host.state.clear_ranges(&plan.cluster, &plan.name)?;
