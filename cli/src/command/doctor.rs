@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::host::verdict::{self, Verdict};
+use crate::host::verdict::{self, Kvm, Verdict};
 use crate::host::{self, Place};
 use crate::output::{self, Format, show};
 use crate::{home, size::Size};
@@ -66,9 +66,11 @@ pub(super) async fn doctor(format: Format) -> Result<ExitCode> {
 
 async fn examine() -> Result<Report> {
     let mut findings = vec![programs()];
+    let wanted = Place::wanted()?;
     let place = if home::program("bulkhead-vmm").is_ok() {
-        findings.push(kvm().await?);
-        Place::choose().await?
+        let kvm = verdict::measure().await?;
+        findings.push(self::kvm(&kvm, wanted.as_ref()));
+        wanted.unwrap_or_else(|| Place::by(&kvm))
     } else {
         Place::Local
     };
@@ -98,29 +100,16 @@ fn programs() -> Finding {
     Finding::bad(CHECK, Level::Blocked, found, "build them: make build")
 }
 
-async fn kvm() -> Result<Finding> {
+fn kvm(kvm: &Kvm, wanted: Option<&Place>) -> Finding {
     const CHECK: &str = "kvm";
-    let kvm = verdict::measure().await?;
-    let advice = match kvm.verdict() {
-        Verdict::Usable => return Ok(Finding::ok(CHECK, kvm.to_string())),
-        Verdict::Emulated => "use a machine with hardware virtualization for speed; until then, \
-             clusters run in the emulated host"
-            .to_owned(),
-        Verdict::Absent => {
-            "enable virtualization in the firmware or the cloud's settings and load \
-             kvm-intel or kvm-amd; until then, clusters run in the emulated host"
-                .to_owned()
-        }
-        Verdict::Denied => {
-            "join the device's group: sudo usermod -aG kvm $USER, then log in again; \
-             until then, clusters run in the emulated host"
-                .to_owned()
-        }
-        Verdict::Broken => {
-            "see dmesg; until it is mended, clusters run in the emulated host".to_owned()
-        }
+    let Some(advice) = kvm.verdict().advice() else { return Finding::ok(CHECK, kvm.to_string()) };
+    let (level, until) = match (wanted, kvm.verdict()) {
+        // It is slow, and was asked for.
+        (Some(Place::Local), Verdict::Emulated) => (Level::Warning, "unset BULKHEAD_HOST"),
+        (Some(Place::Local), _) => (Level::Blocked, "or unset BULKHEAD_HOST"),
+        _ => (Level::Warning, "until then, clusters run in the emulated host"),
     };
-    Ok(Finding::bad(CHECK, Level::Warning, kvm.to_string(), advice))
+    Finding::bad(CHECK, level, kvm.to_string(), format!("{advice}; {until}"))
 }
 
 fn privileges(emulated: bool) -> Finding {
@@ -267,26 +256,27 @@ fn disk() -> Result<Finding> {
     Ok(Finding::ok(CHECK, found))
 }
 
-/// Whether the first cluster has to wait for a build, as far as that can be told without one.
+/// Whether the first cluster has to wait for a build.
 fn node_image() -> Finding {
     const CHECK: &str = "node image";
-    let options = bulkhead_node_image::BuildOptions::discover();
-    let ready = [&options.directory, &options.beside]
-        .into_iter()
-        .flatten()
-        .find_map(|directory| bulkhead_node_image::NodeImage::in_directory(directory).ok());
-    if let Some(image) = ready {
-        return Finding::ok(CHECK, image.kernel.display().to_string());
+    match bulkhead_node_image::find(&bulkhead_node_image::BuildOptions::discover()) {
+        Ok(Some(image)) => {
+            let (kernel, root) = (image.kernel.display(), image.root.display());
+            Finding::ok(CHECK, format!("{kernel}, {root}"))
+        }
+        Ok(None) => Finding::bad(
+            CHECK,
+            Level::Warning,
+            "not built yet, or of other sources; the first cluster takes minutes longer",
+            "bulkhead image build",
+        ),
+        Err(error) => Finding::bad(
+            CHECK,
+            Level::Blocked,
+            error.to_string(),
+            "put vmlinux and root.erofs beside this program, or build them in a source tree",
+        ),
     }
-    if std::fs::read_dir(&options.cache).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Finding::ok(CHECK, format!("cached in {}", options.cache.display()));
-    }
-    Finding::bad(
-        CHECK,
-        Level::Warning,
-        "not built yet; the first cluster takes minutes longer",
-        "bulkhead image build",
-    )
 }
 
 fn text(report: &Report) -> String {

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use bulkhead_host_api::ClusterStatus;
 use bulkhead_host_api::client::{Client, ClientError};
 
+use self::verdict::Kvm;
 use crate::name::ClusterName;
 use crate::progress::{self, Progress};
 use crate::{claim, home};
@@ -32,25 +33,44 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// `$BULKHEAD_HOST`, or by what `/dev/kvm` and this user's privileges are worth.
-    pub(crate) async fn choose() -> Result<Self> {
+    /// What `$BULKHEAD_HOST` says, if it says anything.
+    pub(crate) fn wanted() -> Result<Option<Self>> {
         match std::env::var("BULKHEAD_HOST").as_deref() {
-            Ok("local") => return Ok(Self::Local),
-            Ok("emulated") => return Ok(Self::Emulated { why: "BULKHEAD_HOST=emulated".into() }),
-            Ok("") | Err(_) => {}
+            Ok("local") => Ok(Some(Self::Local)),
+            Ok("emulated") => Ok(Some(Self::Emulated { why: "BULKHEAD_HOST=emulated".into() })),
+            Ok("") | Err(_) => Ok(None),
             Ok(other) => bail!("BULKHEAD_HOST={other} is neither 'local' nor 'emulated'"),
         }
-        let kvm = verdict::get().await?;
+    }
+
+    /// By what `/dev/kvm` and this user's privileges are worth.
+    pub(crate) fn by(kvm: &Kvm) -> Self {
         if !kvm.is_usable() {
-            return Ok(Self::Emulated { why: format!("no usable KVM here ({})", kvm.in_short()) });
+            return Self::Emulated { why: format!("no usable KVM here ({})", kvm.in_short()) };
         }
         if !may_administer_network() {
-            return Ok(Self::Emulated {
+            return Self::Emulated {
                 why: "no right to make network devices here (as root, this machine's KVM is used)"
                     .into(),
-            });
+            };
         }
-        Ok(Self::Local)
+        Self::Local
+    }
+
+    /// As `$BULKHEAD_HOST` says, else as the machine is.
+    pub(crate) async fn choose() -> Result<Self> {
+        match Self::wanted()? {
+            None => Ok(Self::by(&verdict::get().await?)),
+            Some(Self::Local) => {
+                verdict::check_device().map_err(|obstacle| {
+                    anyhow::anyhow!(
+                        "BULKHEAD_HOST=local, but {obstacle}; or unset it for the emulated host"
+                    )
+                })?;
+                Ok(Self::Local)
+            }
+            Some(emulated) => Ok(emulated),
+        }
     }
 }
 

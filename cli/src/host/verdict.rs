@@ -37,6 +37,42 @@ pub(crate) enum Verdict {
     Broken,
 }
 
+impl Verdict {
+    /// What to do about it, if there is anything to do.
+    pub(crate) const fn advice(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Usable => return None,
+            Self::Emulated => "use a machine with hardware virtualization for speed",
+            Self::Absent => {
+                "enable virtualization in the firmware or the cloud's settings and load kvm-intel \
+                 or kvm-amd"
+            }
+            Self::Denied => {
+                "join the device's group: sudo usermod -aG kvm $USER, then log in again"
+            }
+            Self::Broken => "see dmesg",
+        })
+    }
+}
+
+/// Why this user cannot open `/dev/kvm`, with what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Obstacle {
+    #[error("there is no /dev/kvm: {}", Verdict::Absent.advice().unwrap_or_default())]
+    Absent,
+    #[error("there is no permission on /dev/kvm: {}", Verdict::Denied.advice().unwrap_or_default())]
+    Denied,
+}
+
+/// Looks whether `/dev/kvm` opens, without measuring it.
+pub(crate) fn check_device() -> std::result::Result<(), Obstacle> {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(Obstacle::Denied),
+        Err(_) => Err(Obstacle::Absent),
+    }
+}
+
 impl Kvm {
     pub(crate) fn is_usable(&self) -> bool {
         self.verdict == Verdict::Usable
@@ -52,7 +88,9 @@ impl Kvm {
             (Verdict::Emulated, Some(mips)) => format!("software-emulated, {mips:.1} MIPS"),
             (Verdict::Emulated, None) => "software-emulated".into(),
             (Verdict::Absent, _) => "no /dev/kvm".into(),
-            (Verdict::Denied, _) => "no permission on /dev/kvm".into(),
+            (Verdict::Denied, _) => {
+                "no permission on /dev/kvm; 'bulkhead doctor' says how to get it".into()
+            }
             (Verdict::Broken | Verdict::Usable, _) => self.message.clone(),
         }
     }
@@ -77,7 +115,7 @@ pub(crate) async fn get() -> Result<Kvm> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     if let Some(kept) = kept()
         && kept.boot == boot
-        && may_open()
+        && check_device().is_ok()
     {
         return Ok(kept.kvm);
     }
@@ -110,10 +148,6 @@ pub(crate) async fn measure() -> Result<Kvm> {
     })
 }
 
-fn may_open() -> bool {
-    std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
-}
-
 fn path() -> Option<PathBuf> {
     home::cache().ok().map(|cache| cache.join("kvm.json"))
 }
@@ -143,6 +177,7 @@ mod tests {
         assert_eq!(kvm.in_short(), "software-emulated, 1.7 MIPS");
         let text = r#"{"verdict":"denied","message":"no"}"#;
         let kvm: Kvm = serde_json::from_str(text).unwrap();
-        assert_eq!(kvm.in_short(), "no permission on /dev/kvm");
+        assert!(kvm.in_short().starts_with("no permission on /dev/kvm"), "{}", kvm.in_short());
+        assert!(kvm.verdict().advice().unwrap().contains("usermod -aG kvm"));
     }
 }

@@ -37,6 +37,11 @@ pub(crate) fn build(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, BuildError> {
     let wanted = Wanted::parse(FRAGMENTS)?;
+    kept(cache, &name()?, |work| make(work, &wanted, progress))
+}
+
+/// What the kernel is called in the cache.
+pub(crate) fn name() -> Result<String, BuildError> {
     let version = source_version()?;
     let mut key = Key::default();
     for ingredient in [RECIPE, version.as_bytes()]
@@ -45,7 +50,7 @@ pub(crate) fn build(
     {
         key.add(ingredient);
     }
-    kept(cache, &key.name("kernel"), |work| make(work, &wanted, progress))
+    Ok(key.name("kernel"))
 }
 
 /// The version of the installed source package, or of the one that would be downloaded.

@@ -155,10 +155,7 @@ pub fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<NodeImage, BuildError> {
-    if let Some(directory) = &options.directory {
-        return NodeImage::in_directory(directory);
-    }
-    if let Some(Ok(image)) = options.beside.as_deref().map(NodeImage::in_directory) {
+    if let Some(image) = ready_made(options)? {
         return Ok(image);
     }
     let workspace = options.workspace.as_deref().ok_or(BuildError::NoSource)?;
@@ -166,6 +163,31 @@ pub fn build(
     let root = root::build(workspace, options, progress)?;
     let kernel = kernel::build(&options.cache, progress)?;
     Ok(NodeImage { kernel, root })
+}
+
+/// Returns the node image that [`build`] would return without building anything, if it could.
+///
+/// # Errors
+/// As [`build`], where that would fail at once.
+pub fn find(options: &BuildOptions) -> Result<Option<NodeImage>, BuildError> {
+    if let Some(image) = ready_made(options)? {
+        return Ok(Some(image));
+    }
+    let workspace = options.workspace.as_deref().ok_or(BuildError::NoSource)?;
+    let image = NodeImage {
+        kernel: options.cache.join(kernel::name()?),
+        root: options.cache.join(root::name(workspace)?),
+    };
+    Ok(Some(image).filter(|image| image.kernel.is_file() && image.root.is_file()))
+}
+
+fn ready_made(options: &BuildOptions) -> Result<Option<NodeImage>, BuildError> {
+    match &options.directory {
+        Some(directory) => NodeImage::in_directory(directory).map(Some),
+        None => {
+            Ok(options.beside.as_deref().and_then(|beside| NodeImage::in_directory(beside).ok()))
+        }
+    }
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> BuildError {
@@ -207,5 +229,25 @@ mod tests {
     fn without_image_or_sources_the_user_is_told_what_to_set() {
         let error = build(&options(None, None), &mut nothing).unwrap_err();
         assert!(error.to_string().contains(DIRECTORY_VARIABLE), "{error}");
+        assert!(matches!(find(&options(None, None)), Err(BuildError::NoSource)));
+    }
+
+    #[test]
+    fn an_image_is_found_where_a_build_would_leave_it() {
+        let cache = tempfile::tempdir().unwrap();
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let options = BuildOptions {
+            workspace: Some(workspace.clone()),
+            cache: cache.path().to_owned(),
+            ..options(None, None)
+        };
+        std::fs::write(cache.path().join("kernel-0123"), "an older one").unwrap();
+        assert_eq!(find(&options).unwrap(), None);
+        let kernel = cache.path().join(kernel::name().unwrap());
+        std::fs::write(&kernel, "").unwrap();
+        assert_eq!(find(&options).unwrap(), None, "the root image is not there");
+        let root = cache.path().join(root::name(&workspace).unwrap());
+        std::fs::write(&root, "").unwrap();
+        assert_eq!(find(&options).unwrap(), Some(NodeImage { kernel, root }));
     }
 }

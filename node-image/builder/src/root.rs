@@ -27,16 +27,21 @@ pub(crate) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, BuildError> {
-    let mut key = Key::default();
-    key.add(RECIPE);
-    agent::add_sources(&mut key, workspace)?;
-    kept(&options.cache, &key.name("root"), |work| {
+    kept(&options.cache, &name(workspace)?, |work| {
         let agent = agent::build(workspace, &options.target_directory, progress)?;
         progress(Progress::Step("Writing the root image"));
         let image = work.join("root.erofs");
         write(&agent, &image)?;
         Ok(image)
     })
+}
+
+/// What the root image is called in the cache.
+pub(crate) fn name(workspace: &Path) -> Result<String, BuildError> {
+    let mut key = Key::default();
+    key.add(RECIPE);
+    agent::add_sources(&mut key, workspace)?;
+    Ok(key.name("root"))
 }
 
 fn write(agent: &Path, image: &Path) -> Result<(), BuildError> {
