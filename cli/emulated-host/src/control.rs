@@ -39,8 +39,12 @@ impl Control {
     /// The next event, or `None` when the machine is gone.
     pub(crate) fn event(&mut self) -> io::Result<Option<Event>> {
         let mut line = String::new();
-        if self.reader.read_line(&mut line)? == 0 {
-            return Ok(None);
+        match self.reader.read_line(&mut line) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            // So it looks when QEMU ends before the machine has taken all that it was sent.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
         }
         serde_json::from_str(&line).map(Some).map_err(io::Error::from)
     }
@@ -81,6 +85,15 @@ mod tests {
         drop(theirs);
         let mut control = Control::new(ours);
         assert_eq!(control.event().unwrap(), Some(Event::Exited { status: 7 }));
+        assert_eq!(control.event().unwrap(), None);
+    }
+
+    #[test]
+    fn a_machine_that_ends_with_requests_unread_is_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut control = Control::new(ours);
+        control.sender().unwrap().send(Request::Go).unwrap();
+        drop(theirs);
         assert_eq!(control.event().unwrap(), None);
     }
 }

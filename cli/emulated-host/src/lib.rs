@@ -32,6 +32,7 @@ mod qmp;
 mod run;
 mod spec;
 mod terminal;
+mod work;
 
 pub use daemon::{
     DaemonError, Forward, Running, StartOptions, Status, forward, start, status, stop, unforward,

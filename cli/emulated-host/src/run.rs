@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
 use thiserror::Error;
 
 use crate::control::{Control, Sender, connect};
@@ -22,6 +23,7 @@ use crate::prepare::Boot;
 use crate::qemu::{DiskError, Machine, PROGRAM, make_disk};
 use crate::spec::{Disk, Event, Mode, Request, Spec, port};
 use crate::terminal::{self, Raw};
+use crate::work::Work;
 
 const PORTS: [&str; 4] = [port::CONTROL, port::STDIN, port::STDOUT, port::STDERR];
 
@@ -79,16 +81,14 @@ pub enum RunError {
 /// Runs a command in a machine of its own with this process's standard streams, and returns its exit
 /// status: 128 + n when signal n killed it. On a terminal the command gets one too.
 ///
-/// SIGINT, SIGTERM and SIGHUP end the machine and this process. The calling thread must be the
+/// SIGINT, SIGTERM and SIGHUP end the machine and this process, and so does the end of whoever reads
+/// the output: a command that says nothing would never notice. The calling thread must be the
 /// process's first: QEMU ends with it.
 ///
 /// # Errors
 /// When the machine cannot be started or ends before the command.
 pub fn run(options: &RunOptions) -> Result<i32, RunError> {
-    let work = tempfile::Builder::new()
-        .prefix("bulkhead-emulated-")
-        .tempdir()
-        .map_err(what("a temporary directory"))?;
+    let work = Work::new(&std::env::temp_dir()).map_err(what("a temporary directory"))?;
     let interactive = terminal::interactive();
     let spec = work.path().join("spec.json");
     write_spec(&spec, options, interactive)?;
@@ -182,7 +182,9 @@ fn attend(
         sender.send(size).map_err(what("control port"))?;
     }
     sender.send(Request::Go).map_err(what("control port"))?;
-    attend_signals(signals, sender, raw.clone(), qemu.id(), work.to_owned());
+    let machine = Arc::new(Abandoned { qemu: qemu.id(), raw, work: work.to_owned() });
+    attend_signals(signals, sender, Arc::clone(&machine));
+    attend_reader(machine);
 
     // Not joined: it may wait for input for ever.
     thread::spawn(move || {
@@ -236,29 +238,48 @@ fn connect_when_there(qemu: &mut Child, work: &Path, name: &str) -> Result<UnixS
     }
 }
 
-/// Passes on new window sizes, and ends everything on a signal that asks for it.
-fn attend_signals(
-    signals: SigSet,
-    mut sender: Sender,
-    raw: Option<Arc<Raw>>,
+/// What is left to do by whoever ends all before the command has.
+struct Abandoned {
     qemu: u32,
+    raw: Option<Arc<Raw>>,
     work: PathBuf,
-) {
+}
+
+impl Abandoned {
+    /// Ends the machine and this process, as `signal` would.
+    fn end(&self, signal: Signal) -> ! {
+        let _ = kill(Pid::from_raw(self.qemu as i32), Signal::SIGKILL);
+        if let Some(raw) = &self.raw {
+            raw.restore();
+        }
+        let _ = fs::remove_dir_all(&self.work);
+        std::process::exit(128 + signal as i32)
+    }
+}
+
+/// Passes on new window sizes, and ends everything on a signal that asks for it.
+fn attend_signals(signals: SigSet, mut sender: Sender, machine: Arc<Abandoned>) {
     thread::spawn(move || {
         while let Ok(signal) = signals.wait() {
-            if signal == Signal::SIGWINCH {
-                if let (Some(size), true) = (terminal::size(), raw.is_some()) {
-                    // The machine may have ended meanwhile.
-                    let _ = sender.send(size);
-                }
-                continue;
+            if signal != Signal::SIGWINCH {
+                machine.end(signal);
             }
-            let _ = kill(Pid::from_raw(qemu as i32), Signal::SIGKILL);
-            if let Some(raw) = &raw {
-                raw.restore();
+            if let (Some(size), true) = (terminal::size(), machine.raw.is_some()) {
+                // The machine may have ended meanwhile.
+                let _ = sender.send(size);
             }
-            let _ = fs::remove_dir_all(&work);
-            std::process::exit(128 + signal as i32);
+        }
+    });
+}
+
+/// Ends everything when nobody can read standard output any more. A file can always be read.
+fn attend_reader(machine: Arc<Abandoned>) {
+    thread::spawn(move || {
+        let stdout = io::stdout();
+        // Nothing is asked for: only the reader's end wakes it.
+        let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
+        if poll(&mut ends, None).is_ok() {
+            machine.end(Signal::SIGPIPE);
         }
     });
 }

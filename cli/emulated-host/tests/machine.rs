@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bulkhead_emulated_host::{
@@ -183,29 +183,25 @@ fn a_command_that_is_not_there_is_named() {
     assert!(errors.contains("cannot run /no/such/program"), "{errors}");
 }
 
-#[test]
-#[ignore = "boots machines under QEMU"]
-fn a_killed_run_leaves_no_machine() {
+/// A `run` of a command that says one word and then sleeps, below the temporary directory `work`.
+fn sleeping(work: &Path) -> (Child, u32) {
     let mut child = Command::new(PROGRAM)
-        .args(["run", "--memory", "1G", "--", "sleep", "600"])
+        .args(["run", "--memory", "1G", "--cpus", "1", "--", "sh", "-c", "echo up; sleep 600"])
+        .env("TMPDIR", work)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let qemu = || {
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()));
-        children.unwrap_or_default().split_whitespace().next().map(str::to_owned)
-    };
+    let mut word = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"up\n");
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()));
+    let qemu = children.unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    (child, qemu)
+}
+
+fn wait_until_gone(pid: u32) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let pid = loop {
-        if let Some(pid) = qemu() {
-            break pid;
-        }
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    std::thread::sleep(Duration::from_secs(1));
-    child.kill().unwrap();
-    child.wait().unwrap();
     let gone = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.contains(") Z "),
         Err(_) => true,
@@ -214,4 +210,23 @@ fn a_killed_run_leaves_no_machine() {
         assert!(Instant::now() < deadline, "QEMU (pid {pid}) is still there");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+#[ignore = "boots machines under QEMU"]
+fn a_killed_run_leaves_no_machine_and_its_files_go_with_the_next() {
+    let work = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(work.path()).unwrap().count();
+    let (mut killed, qemu) = sleeping(work.path());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    wait_until_gone(qemu);
+    assert_eq!(left(), 1, "nobody could remove it");
+
+    let (mut unread, qemu) = sleeping(work.path());
+    assert_eq!(left(), 1);
+    drop(unread.stdout.take());
+    assert_eq!(unread.wait().unwrap().code(), Some(128 + 13), "as if by SIGPIPE");
+    wait_until_gone(qemu);
+    assert_eq!(left(), 0);
 }
