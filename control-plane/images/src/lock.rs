@@ -33,6 +33,15 @@ impl Lock {
             Err(errno) => Err(Error::io("cannot lock", path)(errno.into())),
         }
     }
+
+    /// For removing layers, once nobody writes any.
+    pub(crate) fn exclusive_in_turn(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join("lock");
+        let file = open(&path)?;
+        flock(&file, FlockOperation::LockExclusive)
+            .map_err(|errno| Error::io("cannot lock", path)(errno.into()))?;
+        Ok(Self(file))
+    }
 }
 
 fn open(path: &Path) -> Result<File, Error> {

@@ -122,15 +122,24 @@ impl Store {
         let file =
             tempfile::tempfile_in(&tmp).map_err(Error::io("cannot create a file in", &tmp))?;
         let mut file = tokio::fs::File::from_std(file);
-        let mut limited = (&mut reader).take(self.0.limits.unpacked);
+        let limit = self.0.limits.unpacked;
+        let mut length = 0;
         let mut buffer = vec![0; 128 << 10];
         loop {
-            let read = limited.read(&mut buffer).await;
-            match read.map_err(|error| Error::Load(format!("it cannot be read: {error}")))? {
-                0 => break,
-                read => file.write_all(&buffer[..read]).await,
+            let read = reader.read(&mut buffer).await;
+            let read = read.map_err(|error| Error::Load(format!("it cannot be read: {error}")))?;
+            if read == 0 {
+                break;
             }
-            .map_err(Error::io("cannot write to", &tmp))?;
+            length += read as u64;
+            if length > limit {
+                return Err(load_error(ContentError::Limit {
+                    what: "the archive",
+                    limit,
+                    unit: "bytes",
+                }));
+            }
+            file.write_all(&buffer[..read]).await.map_err(Error::io("cannot write to", &tmp))?;
         }
         file.flush().await.map_err(Error::io("cannot write to", &tmp))?;
         let (file, this) = (file.into_std().await, self.0.clone());
@@ -275,7 +284,19 @@ impl Store {
             })
             .buffered(this.limits.concurrency.max(1))
             .try_collect()
-            .await?;
+            .await
+            .inspect_err(|_| {
+                // A pull is tried again, and goes on from the layers that came through.
+                if matches!(source, Source::Archive(_)) {
+                    let this = this.clone();
+                    // When the image's other layers are through as well. If it fails, the next
+                    // removal makes up for it.
+                    tokio::task::spawn_blocking(move || {
+                        let lock = Lock::exclusive_in_turn(&this.dir)?;
+                        this.sweep(&lock)
+                    });
+                }
+            })?;
         blocking(move || {
             let names: Vec<_> = names.iter().map(Name::to_string).collect();
             this.index.put(plan.id, &plan.config, &layers, &names)?;
@@ -310,7 +331,10 @@ impl Inner {
     /// Removes images and layers that nothing needs, and what a crash left. While layers arrive,
     /// in any process, it is left to the next call.
     fn collect(&self) -> Result<(), Error> {
-        let Some(_lock) = Lock::exclusive(&self.dir)? else { return Ok(()) };
+        Lock::exclusive(&self.dir)?.map_or(Ok(()), |lock| self.sweep(&lock))
+    }
+
+    fn sweep(&self, _exclusive: &Lock) -> Result<(), Error> {
         let needed = self.index.collect()?;
         let needed: HashSet<_> = needed.into_iter().map(|it| layer::path(&self.dir, it)).collect();
         remove_files(&layer::tmp_dir(&self.dir), |_| false)?;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_images::{Digest, Error, Image, Store};
+use bulkhead_images::{Digest, Error, Image, Limits, Store};
 use serde_json::json;
 use support::{Layout, TestLayer, busybox, gzip, run, tar};
 
@@ -150,6 +150,31 @@ async fn images_that_are_not_right_are_refused_in_one_line() {
     assert!(store.list().await.unwrap().is_empty());
     assert!(files(&dir.path().join("layers")).is_empty());
     assert!(files(&dir.path().join("tmp")).is_empty());
+}
+
+#[tokio::test]
+async fn an_archive_over_the_limit_is_refused_and_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { unpacked: 1 << 20, ..Limits::default() };
+    let store = Store::open_with(dir.path(), limits).await.unwrap();
+    let endless = tokio::io::repeat(0);
+    let error = store.import_stream(endless, None, None).await.unwrap_err();
+    let expected = "cannot load the image: the archive is over the limit of 1048576 bytes";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn the_good_layers_of_a_refused_image_go_too() {
+    let good = TestLayer::gzip(&busybox());
+    let bad = TestLayer::gzip(&tar(&[("../escape", b"")]));
+    let layout = Layout::of("example.org/half:1", &[good, bad]);
+    let (dir, store) = store().await;
+    import(&store, layout.path(), None).await.unwrap_err();
+    let started = Instant::now();
+    while !files(&dir.path().join("layers")).is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(20), "the good layer is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
