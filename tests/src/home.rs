@@ -8,6 +8,8 @@ use crate::{Kubectl, Outcome, setting};
 /// A state directory with its own host daemon.
 pub struct Home {
     dir: tempfile::TempDir,
+    /// A file system of its own lies there.
+    mounted: bool,
 }
 
 impl Home {
@@ -19,7 +21,31 @@ impl Home {
     pub fn new() -> Self {
         let parent = setting("BULKHEAD_TEST_DIR");
         let dir = tempfile::Builder::new().prefix("home-").tempdir_in(parent).unwrap();
-        Self { dir }
+        Self { dir, mounted: false }
+    }
+
+    /// An empty home on a file system of its own that holds no more than `mib` MiB.
+    ///
+    /// # Panics
+    /// If it cannot be mounted.
+    #[must_use]
+    pub fn of_size(mib: u32) -> Self {
+        let mut home = Self::new();
+        let options = format!("size={mib}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "bulkhead-test"]).arg(home.path());
+        Outcome::of(&mut mount).ok();
+        home.mounted = true;
+        home
+    }
+
+    /// Makes the home's own file system hold `mib` MiB.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn resize(&self, mib: u32) {
+        let options = format!("remount,size={mib}m");
+        Outcome::of(Command::new("mount").args(["-o", &options]).arg(self.path())).ok();
     }
 
     /// Where it lies.
@@ -55,19 +81,24 @@ impl Home {
         Cluster { home: self, name: name.to_owned() }
     }
 
-    /// Processes whose command line names this home, as `pid command line`.
+    /// Processes that serve this home, as `pid command line`: those whose command line names it, and
+    /// the monitors, which say in their environment whose they are.
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
         let home = self.path().to_string_lossy().into_owned();
+        let owner = format!("BULKHEAD_OWNER={home}");
         let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
         entries
             .flatten()
             .filter_map(|entry| {
                 let pid = entry.file_name().to_string_lossy().parse::<u32>().ok()?;
-                let raw = std::fs::read(entry.path().join("cmdline")).ok()?;
-                let line = String::from_utf8_lossy(&raw).replace('\0', " ");
-                let ours = pid != std::process::id() && line.contains(&home);
-                ours.then(|| format!("{pid} {line}"))
+                let read = |name: &str| -> Option<String> {
+                    let raw = std::fs::read(entry.path().join(name)).ok()?;
+                    Some(String::from_utf8_lossy(&raw).replace('\0', " "))
+                };
+                let (line, environment) = (read("cmdline")?, read("environ")?);
+                let ours = line.contains(&home) || environment.contains(&owner);
+                (ours && pid != std::process::id()).then(|| format!("{pid} {line}"))
             })
             .collect()
     }
@@ -90,6 +121,9 @@ impl Drop for Home {
             let _ = self.run(&["cluster", "delete", &name]);
         }
         let _ = self.run(&["host", "stop"]);
+        if self.mounted {
+            let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        }
     }
 }
 

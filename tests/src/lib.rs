@@ -19,15 +19,18 @@
 #![forbid(unsafe_code)]
 
 pub mod home;
+pub mod image;
 pub mod kubectl;
 pub mod output;
 pub mod registry;
+pub mod terminal;
 pub mod wait;
 
 pub use home::{Cluster, Home};
 pub use kubectl::Kubectl;
 pub use output::Outcome;
 pub use registry::Registry;
+pub use terminal::Terminal;
 pub use wait::until;
 
 use std::path::PathBuf;

@@ -1,12 +1,13 @@
 //! What is killed comes back, and loses nothing.
 
+use std::process::Command;
 use std::time::Duration;
 
 use bulkhead_tests::{Home, Outcome, until};
 use serde_json::json;
 
 fn kill(pid: &str) {
-    Outcome::of(std::process::Command::new("kill").args(["-9", pid])).ok();
+    Outcome::of(Command::new("kill").args(["-9", pid])).ok();
 }
 
 /// The process ids whose command line names the home and `program`.
@@ -79,4 +80,48 @@ fn a_dead_monitor_is_reported_and_its_pods_start_again() {
         status["ready"] == true && status["restartCount"].as_u64() >= Some(1)
     });
     assert_eq!(back["status"]["phase"], "Running", "{back:#}");
+}
+
+/// What a loss of power ends and a reboot forgets: every process, what they listened on, and `/run`.
+fn reboot(home: &Home, cluster: &str) {
+    // Monitors and API servers are started again by the daemon while that lives.
+    for program in ["bulkhead-host", ""] {
+        pids(home, program).iter().for_each(|pid| kill(pid));
+        until("no process left", Duration::from_secs(10), || {
+            let left = pids(home, program);
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
+    }
+    let namespace = format!("bulkhead-{cluster}");
+    Outcome::of(Command::new("ip").args(["netns", "delete", &namespace])).ok();
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_cluster_starts_again_after_a_reboot_of_the_host_with_all_it_had() {
+    let home = Home::new();
+    let cluster = home.cluster("again", 2);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    let mut pod = sleeper();
+    pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    kubectl.apply(&pod);
+    let before = kubectl.wait_phase("steady", "Running");
+    kubectl.run(&["exec", "steady", "--", "sh", "-c", "echo kept >/data/f; sync"]).ok();
+    let addresses = ["get", "nodes", "-o", "jsonpath={.items[*].status.addresses}"];
+    let nodes = kubectl.run(&addresses).ok();
+
+    reboot(&home, "again");
+    home.run(&["cluster", "start", "again"]).ok();
+    assert_eq!(kubectl.run(&addresses).ok(), nodes, "the same nodes with the same addresses");
+    let after = kubectl.wait_pod("steady", "runs again", |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        status["ready"] == true && status["restartCount"].as_u64() >= Some(1)
+    });
+    for field in ["/metadata/uid", "/spec/nodeName", "/status/podIP"] {
+        assert_eq!(after.pointer(field), before.pointer(field), "{field}");
+    }
+    let kept = kubectl.run(&["exec", "steady", "--", "cat", "/data/f"]).ok();
+    assert_eq!(kept, "kept\n", "the node's disk is the same");
 }

@@ -1,9 +1,11 @@
 //! A cluster's life: create, look, stop, start, grow, delete, and what is left then: nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bulkhead_tests::{Cluster, Home, Outcome, until};
+use bulkhead_tests::{Cluster, Home, Outcome, setting, until};
 use serde_json::Value;
 
 /// Node name → (address, ready), as kubectl shows them.
@@ -35,7 +37,7 @@ fn all_ready(cluster: &Cluster<'_>, count: usize) -> BTreeMap<String, (String, b
 }
 
 fn namespaces() -> String {
-    Outcome::of(std::process::Command::new("ip").args(["netns", "list"])).ok()
+    Outcome::of(Command::new("ip").args(["netns", "list"])).ok()
 }
 
 #[test]
@@ -91,4 +93,71 @@ fn a_throw_away_cluster_gives_the_commands_status_and_is_gone() {
     assert!(outcome.stdout.contains("Ready"), "{outcome}");
     let clusters = home.run(&["cluster", "list", "-o", "json"]).json();
     assert_eq!(clusters.as_array().map(Vec::len), Some(0), "{clusters}");
+}
+
+/// `bulkhead run` of a command that writes its process id to the file `mark`, and goes on.
+fn running(home: &Home, mark: &Path) -> Child {
+    let script = format!("echo $$ >{}; exec sleep 1000", mark.display());
+    let mut run = home.command(&["run", "--memory", "192M", "--", "sh", "-c", &script]);
+    let child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the command runs", Duration::from_secs(90), || {
+        if mark.exists() { Ok(()) } else { Err("it does not".into()) }
+    });
+    child
+}
+
+fn clusters(home: &Home) -> usize {
+    let clusters = home.run(&["cluster", "list", "-o", "json"]).json();
+    clusters.as_array().map_or(0, Vec::len)
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn throw_away_clusters_go_with_their_commands_however_those_end() {
+    let home = Home::new();
+    let at = |name: &str| home.path().join(name);
+    let [mut terminated, mut killed] = ["one", "two"].map(|name| running(&home, &at(name)));
+    assert_eq!(clusters(&home), 2, "several at once");
+
+    Outcome::of(Command::new("kill").arg(terminated.id().to_string())).ok();
+    assert_eq!(terminated.wait().unwrap().code(), Some(128 + 15), "its command's status");
+    assert_eq!(clusters(&home), 1);
+
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(clusters(&home), 0, "the next command removes it");
+    assert!(!namespaces().contains("bulkhead-run-"), "{}", namespaces());
+    let left = std::fs::read_dir(at("claims")).unwrap().count();
+    assert_eq!(left, 0, "neither claims nor kubeconfigs are left");
+    let orphan = std::fs::read_to_string(at("two")).unwrap();
+    Outcome::of(Command::new("kill").arg(orphan.trim())).ok();
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn kubectl_works_with_the_kubeconfig_that_a_cluster_was_merged_into() {
+    let home = Home::new();
+    let _cluster = home.cluster("merged", 1);
+    let config = home.path().join("config");
+    let kubectl = |args: &[&str]| {
+        let mut kubectl = Command::new(setting("BULKHEAD_KUBECTL"));
+        Outcome::of(kubectl.args(args).env("KUBECONFIG", &config))
+    };
+    let set = ["config", "set-cluster", "other", "--server", "https://192.0.2.1:6443"];
+    kubectl(&set).ok();
+    kubectl(&["config", "set-credentials", "other", "--token", "secret"]).ok();
+    kubectl(&["config", "set-context", "other", "--cluster=other", "--user=other"]).ok();
+    kubectl(&["config", "use-context", "other"]).ok();
+    let bulkhead = |args: &[&str]| Outcome::of(home.command(args).env("KUBECONFIG", &config));
+
+    bulkhead(&["kubeconfig", "merged", "--merge"]).ok();
+    let nodes = kubectl(&["get", "nodes", "-o", "name"]).ok();
+    assert_eq!(nodes, "node/merged-1\n", "its context is the current one");
+    let contexts = kubectl(&["config", "get-contexts", "-o", "name"]).ok();
+    assert_eq!(contexts.lines().count(), 2, "{contexts}");
+    let raw = kubectl(&["config", "view", "--raw"]).ok();
+    assert!(raw.contains("192.0.2.1") && raw.contains("token: secret"), "{raw}");
+
+    bulkhead(&["cluster", "delete", "merged"]).ok();
+    assert_eq!(kubectl(&["config", "get-contexts", "-o", "name"]).ok(), "other\n");
 }

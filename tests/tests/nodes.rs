@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Outcome, setting, until};
+use bulkhead_tests::{Home, Outcome, Terminal, setting, until};
 use serde_json::json;
 
 #[test]
@@ -54,4 +54,47 @@ fn an_image_stays_while_a_pod_runs_from_it() {
         let outcome = home.run(&remove);
         if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
     });
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn nodes_boot_the_kernel_that_their_cluster_was_given() {
+    let home = Home::new();
+    // Of the node image only the root image is of use.
+    let image = home.path().join("image");
+    std::fs::create_dir(&image).unwrap();
+    let root = setting("BULKHEAD_NODE_IMAGE_DIR").join("root.erofs");
+    symlink(root, image.join("root.erofs")).unwrap();
+    std::fs::write(image.join("vmlinux"), "no kernel").unwrap();
+    let kernel = home.path().join("own-vmlinux");
+    std::fs::copy(setting("BULKHEAD_KERNEL"), &kernel).unwrap();
+    let create = ["cluster", "create", "own", "--memory", "192M", "--kernel", "own-vmlinux"];
+    let mut create = home.command(&create);
+    create.env("BULKHEAD_NODE_IMAGE_DIR", &image).current_dir(home.path());
+    Outcome::of(&mut create).ok();
+
+    let status = home.run(&["cluster", "status", "own", "-o", "json"]).json();
+    assert_eq!(status["config"]["kernel"], kernel.to_str().unwrap(), "{status}");
+    std::fs::remove_file(&kernel).unwrap();
+    home.run(&["node", "add", "own"]).ok();
+    home.run(&["cluster", "stop", "own"]).ok();
+    home.run(&["cluster", "start", "own"]).ok();
+    home.run(&["cluster", "delete", "own"]).ok();
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_console_is_followed_on_a_terminal_until_ctrl_c() {
+    let home = Home::new();
+    let _cluster = home.cluster("seen", 1);
+    let printed = home.run(&["node", "console", "seen", "seen-1"]).ok();
+    let line = printed.lines().find(|line| line.len() > 8).unwrap_or_default().trim().to_owned();
+    assert!(!line.is_empty(), "the node's console is empty: {printed:?}");
+
+    let terminal = Terminal::run(&home.command(&["node", "console", "seen", "seen-1", "-f"]));
+    terminal.shows(&line);
+    terminal.types("\x03");
+    assert_eq!(terminal.ended(), 130);
+    let status = home.run(&["cluster", "status", "seen", "-o", "json"]).json();
+    assert_eq!(status["nodes"][0]["phase"], "Ready", "it only looked on: {status}");
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bulkhead_tests::{Home, Outcome, setting};
+use bulkhead_tests::{Home, Outcome, Terminal, setting};
 
 /// An initrd whose init is a busybox script that runs `script` and resets the machine.
 fn initrd(dir: &Path, script: &str) -> String {
@@ -18,13 +18,18 @@ fn initrd(dir: &Path, script: &str) -> String {
     path
 }
 
-fn run(kernel: &str, cpus: &str, script: &str) -> Outcome {
-    let home = Home::new();
+/// `bulkhead vm run` of `kernel` with `script` for its init.
+fn vm(home: &Home, kernel: &Path, memory: &str, cpus: &str, script: &str) -> Command {
     let initrd = initrd(home.path(), script);
-    let args = ["vm", "run", "--kernel", kernel, "--initrd", &initrd];
+    let args = ["vm", "run", "--kernel", kernel.to_str().unwrap(), "--initrd", &initrd];
     let cmdline = "console=ttyS0 reboot=k panic=-1 quiet";
-    let more = ["--memory", "256M", "--cpus", cpus, "--cmdline", cmdline];
-    Outcome::of(home.command(&args).args(more).stdin(Stdio::null()))
+    let mut command = home.command(&args);
+    command.args(["--memory", memory, "--cpus", cpus, "--cmdline", cmdline]);
+    command
+}
+
+fn run(kernel: &Path, memory: &str, cpus: &str, script: &str) -> Outcome {
+    Outcome::of(vm(&Home::new(), kernel, memory, cpus, script).stdin(Stdio::null()))
 }
 
 #[test]
@@ -32,15 +37,56 @@ fn run(kernel: &str, cpus: &str, script: &str) -> Outcome {
 fn our_kernel_boots_with_the_console_on_the_terminal() {
     let kernel = setting("BULKHEAD_KERNEL");
     let script = "echo cpus=$(/bin/busybox grep -c ^processor /proc/cpuinfo)";
-    let outcome = run(kernel.to_str().unwrap(), "2", script);
+    let outcome = run(&kernel, "256M", "2", script);
     assert!(outcome.stdout.contains("cpus=2"), "{outcome}");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn thirty_two_cpus_and_memory_beyond_the_hole_are_the_guests() {
+    let script = "echo cpus=$(/bin/busybox grep -c ^processor /proc/cpuinfo)
+        /bin/busybox awk '/^MemTotal/ {print \"gib=\" int($2 / 1048576 + 0.5)}' /proc/meminfo";
+    let outcome = run(&setting("BULKHEAD_KERNEL"), "5G", "32", script);
+    assert!(outcome.stdout.contains("cpus=32"), "{outcome}");
+    assert!(outcome.stdout.contains("gib=5"), "{outcome}");
+}
+
+/// A guest that waits for a line, says it, and waits for nothing.
+fn on_a_terminal(home: &Home) -> Terminal {
+    let script = "echo ready; read line; echo \"got $line\"; /bin/busybox sleep 1000";
+    let terminal = Terminal::run(&vm(home, &setting("BULKHEAD_KERNEL"), "128M", "1", script));
+    terminal.shows("ready");
+    assert!(terminal.is_raw(), "every key is the guest's");
+    terminal
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_terminal_is_the_guests_until_ctrl_a_x_gives_it_back() {
+    let home = Home::new();
+    let terminal = on_a_terminal(&home);
+    terminal.types("hello\r");
+    terminal.shows("got hello");
+    terminal.types("\x01x");
+    assert_eq!(terminal.ended(), 0);
+    assert!(!terminal.is_raw(), "it is as it was");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_terminal_is_given_back_when_the_machine_is_terminated() {
+    let home = Home::new();
+    let terminal = on_a_terminal(&home);
+    Outcome::of(Command::new("kill").arg(terminal.pid().to_string())).ok();
+    assert_eq!(terminal.ended(), 0, "it ended as it was asked to");
+    assert!(!terminal.is_raw(), "it is as it was");
 }
 
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
 fn a_stock_debian_kernel_boots_too() {
     let kernel = setting("BULKHEAD_DEBIAN_KERNEL");
-    let outcome = run(kernel.to_str().unwrap(), "1", "echo stock=$(/bin/busybox uname -r)");
+    let outcome = run(&kernel, "256M", "1", "echo stock=$(/bin/busybox uname -r)");
     assert!(outcome.stdout.contains("stock=6.12"), "{outcome}");
     assert!(outcome.stdout.contains("cloud"), "{outcome}");
 }
