@@ -13,8 +13,9 @@ use rustix::termios::{LocalModes, tcgetattr};
 use crate::until;
 
 /// What leads the session: it outlives the command, since a terminal whose leader has gone is reset.
-const LEADER: &str =
-    "sh -c 'echo \"pid $$\"; exec \"$0\" \"$@\"' \"$@\"; echo \"ended with $?\"; exec sleep 1000";
+/// Its trap keeps Ctrl-C, which comes to it as well, and is not the command's.
+const LEADER: &str = "trap : INT; \
+    sh -c 'echo \"pid $$\"; exec \"$0\" \"$@\"' \"$@\"; echo \"ended with $?\"; exec sleep 1000";
 
 /// A terminal whose foreground job is one command. The command is hung up when this is dropped.
 pub struct Terminal {

@@ -12,7 +12,7 @@ use crate::args::{Cluster, Create};
 use crate::claim::Claim;
 use crate::host::{Host, explain};
 use crate::name::ClusterName;
-use crate::output::{print, show, table};
+use crate::output::{self, print, show, table};
 use crate::size::Size;
 use crate::{config, kubeconfig, progress};
 
@@ -162,10 +162,17 @@ fn list(clusters: &[ClusterStatus]) -> String {
             format!("{:?}", cluster.phase),
             format!("{ready}/{}", cluster.nodes.len()),
             cluster.server.clone(),
-            cluster.created.clone(),
+            age(&cluster.created),
         ]
     });
-    table(["NAME", "STATUS", "READY", "SERVER", "CREATED"], rows)
+    table(["NAME", "STATUS", "READY", "SERVER", "AGE"], rows)
+}
+
+/// How long ago an RFC 3339 time was; `<unknown>` if it is none, as kubectl says.
+fn age(created: &str) -> String {
+    let Ok(created) = humantime::parse_rfc3339(created) else { return "<unknown>".into() };
+    // A clock that was set back makes it new.
+    output::age(created.elapsed().unwrap_or_default())
 }
 
 fn status(cluster: &ClusterStatus) -> String {
