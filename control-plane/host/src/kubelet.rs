@@ -5,12 +5,14 @@
 //! covers the pods of all nodes.
 
 pub(crate) mod client;
+mod data;
 mod endpoint;
 mod events;
 mod images;
 mod node;
 mod pod;
 mod pods;
+mod resolver;
 mod status;
 mod streams;
 
@@ -34,6 +36,7 @@ struct Context {
     host: Arc<Host>,
     cluster: ClusterName,
     kube: Kube,
+    events: tokio::sync::mpsc::Sender<events::Posting>,
     /// Port of the endpoint on 127.0.0.1.
     port: u16,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
@@ -63,15 +66,19 @@ impl Kubelet {
         kube: Kube,
     ) -> Result<Self, ApiError> {
         let endpoint = endpoint::Endpoint::bind(pki).await?;
+        let (events, postings) = events::channel();
+        let posting = tokio::spawn(events::post(kube.clone(), postings));
         let context = Arc::new(Context {
             host,
             cluster,
             kube,
+            events,
             port: endpoint.port(),
             nodes: Mutex::default(),
             pods: Pods::default(),
         });
         let tasks = vec![
+            posting,
             tokio::spawn(endpoint.serve(Arc::clone(&context))),
             tokio::spawn(pods::watch(Arc::clone(&context))),
         ];

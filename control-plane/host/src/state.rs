@@ -273,6 +273,7 @@ impl State {
         .collect()
     }
 
+    /// Survives the daemon, but not the host's power: nor does the pod's sandbox.
     pub(crate) fn set_pod_address(
         &self,
         cluster: &ClusterName,
@@ -280,7 +281,7 @@ impl State {
         uid: &str,
         ip: Ipv4Addr,
     ) -> Result<()> {
-        self.write(
+        self.write_unsynced(
             "INSERT OR REPLACE INTO pod_addresses VALUES (?1, ?2, ?3, ?4)",
             params![cluster.as_str(), node, uid, ip.to_string()],
         )
@@ -296,6 +297,16 @@ impl State {
     fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
         self.db().prepare_cached(sql).and_then(|mut q| q.execute(params)).map_err(failed)?;
         Ok(())
+    }
+
+    /// Without waiting for the disk.
+    fn write_unsynced(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+        let db = self.db();
+        let synchronous = |level| db.pragma_update(None, "synchronous", level).map_err(failed);
+        synchronous("normal")?;
+        let written = db.prepare_cached(sql).and_then(|mut q| q.execute(params)).map_err(failed);
+        synchronous("full")?;
+        written.map(|_| ())
     }
 }
 

@@ -47,6 +47,25 @@ pub(crate) struct Record {
     pub(crate) names: Vec<String>,
 }
 
+/// What a change survives once it is made.
+#[derive(Debug, Clone, Copy)]
+enum Durability {
+    /// The end of this process.
+    Process,
+    /// The host's loss of power.
+    Power,
+}
+
+impl Durability {
+    /// SQLite's `synchronous`, in WAL mode.
+    const fn level(self) -> &'static str {
+        match self {
+            Self::Process => "NORMAL",
+            Self::Power => "FULL",
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Index(Mutex<Connection>);
 
@@ -57,7 +76,6 @@ impl Index {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
@@ -150,8 +168,9 @@ impl Index {
     }
 
     /// Notes that `owner` uses an image. Gives `false` if there is no such image.
+    /// Without waiting for the disk: who pins does so again when the host's power comes back.
     pub(crate) fn pin(&self, image: Digest, owner: &str) -> Result<bool> {
-        self.write(|transaction| {
+        self.write_with(Durability::Process, |transaction| {
             transaction.execute(
                 "INSERT OR IGNORE INTO pins SELECT id, ?2 FROM images WHERE id = ?1",
                 [&image.to_string(), owner],
@@ -211,7 +230,16 @@ impl Index {
         &self,
         change: impl FnOnce(&Connection) -> std::result::Result<T, rusqlite::Error>,
     ) -> Result<T> {
+        self.write_with(Durability::Power, change)
+    }
+
+    fn write_with<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&Connection) -> std::result::Result<T, rusqlite::Error>,
+    ) -> Result<T> {
         let mut connection = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        connection.pragma_update(None, "synchronous", durability.level())?;
         // Taking the write lock at once: a read that turns into a write cannot wait for another.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let result = change(&transaction)?;

@@ -169,6 +169,7 @@ fn assignment(uid: &str, spec: Value) -> PodAssignment {
         pod: json!({"metadata": metadata, "spec": spec}),
         images,
         ip: None,
+        data: bulkhead_agent_protocol::PodData::default(),
         previous: None,
     }
 }

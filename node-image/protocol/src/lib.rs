@@ -17,6 +17,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+pub mod downward;
 pub mod frame;
 #[cfg(feature = "async")]
 pub mod frame_io;
@@ -26,6 +27,7 @@ pub mod pod;
 pub mod quantity;
 pub mod status;
 pub mod stream;
+pub mod volume;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,12 +37,13 @@ pub use pod::Pod;
 pub use quantity::Quantity;
 pub use status::{PodEvent, PodStatus};
 pub use stream::{AttachRequest, ExecRequest, LogsRequest, StreamFrame};
+pub use volume::{ContainerEnvironment, PodData, VolumeFile};
 
 /// The vsock port that the agent listens on.
 pub const PORT: u32 = 1024;
 
 /// The version of this protocol. A host refuses an agent of another version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a host asks of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,6 +121,9 @@ pub struct PodAssignment {
     /// The pod's address on its own network interface, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<std::net::Ipv4Addr>,
+    /// What the pod needs of other objects. Sent again as it changes.
+    #[serde(default)]
+    pub data: PodData,
     /// The status last reported for this pod by an earlier boot of this node, so that restart
     /// counts go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AgentError, ErrorReason};
+use crate::{
+    AgentError, ErrorReason,
+    volume::{ConfigMapVolume, DownwardApiVolume, ProjectedVolume, ResourceFieldRef, SecretVolume},
+};
 
 /// `v1.Pod`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,6 +108,7 @@ pub struct PodSpec {
     pub service_account: Option<String>,
     pub service_account_name: Option<String>,
     pub dns_policy: Option<String>,
+    pub dns_config: Option<DnsConfig>,
     pub scheduler_name: Option<String>,
     pub node_selector: Option<Value>,
     pub affinity: Option<Value>,
@@ -140,6 +144,7 @@ pub struct Container {
     pub args: Option<Vec<String>>,
     pub working_dir: Option<String>,
     pub env: Vec<EnvVar>,
+    pub env_from: Vec<EnvFromSource>,
     pub resources: Resources,
     pub volume_mounts: Vec<VolumeMount>,
     pub ports: Option<Value>,
@@ -165,12 +170,49 @@ pub struct EnvVar {
     pub value_from: Option<EnvVarSource>,
 }
 
-/// `v1.EnvVarSource`, without what needs other objects.
+/// `v1.EnvVarSource`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum EnvVarSource {
     /// A field of the pod.
     FieldRef(FieldRef),
+    /// What the container may use.
+    ResourceFieldRef(ResourceFieldRef),
+    /// A key of a ConfigMap.
+    ConfigMapKeyRef(KeySelector),
+    /// A key of a Secret.
+    SecretKeyRef(KeySelector),
+}
+
+/// `v1.ConfigMapKeySelector` and `v1.SecretKeySelector`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the members are v1.ConfigMapKeySelector's, documented there")]
+pub struct KeySelector {
+    pub name: String,
+    pub key: String,
+    pub optional: Option<bool>,
+}
+
+/// `v1.EnvFromSource`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct EnvFromSource {
+    /// Goes before every key.
+    pub prefix: Option<String>,
+    /// All keys of a ConfigMap.
+    pub config_map_ref: Option<ObjectRef>,
+    /// All keys of a Secret.
+    pub secret_ref: Option<ObjectRef>,
+}
+
+/// `v1.ConfigMapEnvSource` and `v1.SecretEnvSource`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the members are v1.ConfigMapEnvSource's, documented there")]
+pub struct ObjectRef {
+    pub name: String,
+    pub optional: Option<bool>,
 }
 
 /// `v1.ObjectFieldSelector`.
@@ -205,15 +247,46 @@ pub struct VolumeMount {
     pub sub_path: Option<String>,
 }
 
-/// `v1.Volume`, the kinds that need no other object.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// `v1.Volume`: one of its sources is set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Volume {
     /// Its name.
     pub name: String,
     /// A directory that lives as long as the pod.
-    #[serde(default)]
     pub empty_dir: Option<EmptyDir>,
+    /// Keys of a ConfigMap.
+    pub config_map: Option<ConfigMapVolume>,
+    /// Keys of a Secret.
+    pub secret: Option<SecretVolume>,
+    /// Several sources in one directory.
+    pub projected: Option<ProjectedVolume>,
+    /// Fields of the pod.
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardApiVolume>,
+}
+
+impl Volume {
+    /// Whether its files come from the host ([`crate::PodData`]).
+    #[must_use]
+    pub const fn holds_data(&self) -> bool {
+        self.empty_dir.is_none()
+    }
+
+    /// How many sources it has.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        [
+            self.empty_dir.is_some(),
+            self.config_map.is_some(),
+            self.secret.is_some(),
+            self.projected.is_some(),
+            self.downward_api.is_some(),
+        ]
+        .into_iter()
+        .filter(|set| *set)
+        .count()
+    }
 }
 
 /// `v1.EmptyDirVolumeSource`.
@@ -224,6 +297,25 @@ pub struct EmptyDir {
     pub medium: Option<String>,
     /// A quantity.
     pub size_limit: Option<Value>,
+}
+
+/// `v1.PodDNSConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the members are v1.PodDNSConfig's, documented there")]
+pub struct DnsConfig {
+    pub nameservers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<DnsOption>,
+}
+
+/// `v1.PodDNSConfigOption`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the members are v1.PodDNSConfigOption's, documented there")]
+pub struct DnsOption {
+    pub name: String,
+    pub value: Option<String>,
 }
 
 /// `v1.HostAlias`.

@@ -67,6 +67,13 @@ impl Quantity {
         u64::try_from(self.nano.div_ceil(NANO / 1000)).unwrap_or(u64::MAX)
     }
 
+    /// How many times `unit` it is, rounded up; 0 of a unit that is nothing.
+    #[must_use]
+    pub fn in_units_of(self, unit: Self) -> u64 {
+        let times = self.nano.checked_div(unit.nano).map(|_| self.nano.div_ceil(unit.nano));
+        times.map_or(0, |times| u64::try_from(times).unwrap_or(u64::MAX))
+    }
+
     /// Whether it is nothing.
     #[must_use]
     pub const fn is_zero(self) -> bool {

@@ -1,17 +1,45 @@
 //! Events about pods and nodes, `v1.Event`.
+//!
+//! They are posted one after another by a task of their own: no pod waits for what is said of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::Context;
+use super::client::Kube;
+
+/// Events that may wait to be posted; what comes on top is not told.
+const BACKLOG: usize = 1024;
 
 /// Told apart within a nanosecond.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
+/// An event and the path that it is posted to.
+#[derive(Debug)]
+pub(super) struct Posting {
+    path: String,
+    event: Value,
+}
+
+/// The way to the task that posts.
+pub(super) fn channel() -> (mpsc::Sender<Posting>, mpsc::Receiver<Posting>) {
+    mpsc::channel(BACKLOG)
+}
+
+/// Posts until aborted.
+pub(super) async fn post(kube: Kube, mut postings: mpsc::Receiver<Posting>) {
+    while let Some(Posting { path, event }) = postings.recv().await {
+        if let Err(error) = kube.create(&path, &event).await {
+            tracing::debug!("event at {path}: {error}");
+        }
+    }
+}
+
 /// About a pod. Best effort: nothing depends on an event.
-pub(super) async fn pod(context: &Context, pod: &Value, kind: &str, reason: &str, message: &str) {
+pub(super) fn pod(context: &Context, pod: &Value, kind: &str, reason: &str, message: &str) {
     let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let namespace = text("/metadata/namespace");
     let involved = json!({
@@ -21,16 +49,16 @@ pub(super) async fn pod(context: &Context, pod: &Value, kind: &str, reason: &str
         "name": text("/metadata/name"),
         "uid": text("/metadata/uid"),
     });
-    send(context, namespace, involved, text("/spec/nodeName"), kind, reason, message).await;
+    send(context, namespace, involved, text("/spec/nodeName"), kind, reason, message);
 }
 
 /// About a node.
-pub(super) async fn node(context: &Context, name: &str, kind: &str, reason: &str, message: &str) {
+pub(super) fn node(context: &Context, name: &str, kind: &str, reason: &str, message: &str) {
     let involved = json!({"kind": "Node", "apiVersion": "v1", "name": name, "uid": name});
-    send(context, "default", involved, name, kind, reason, message).await;
+    send(context, "default", involved, name, kind, reason, message);
 }
 
-async fn send(
+fn send(
     context: &Context,
     namespace: &str,
     involved: Value,
@@ -60,7 +88,7 @@ async fn send(
         "reportingInstance": host,
     });
     let path = format!("/api/v1/namespaces/{namespace}/events");
-    if let Err(error) = context.kube.create(&path, &event).await {
-        tracing::debug!("event {reason} about {about}: {error}");
+    if context.events.try_send(Posting { path, event }).is_err() {
+        tracing::debug!("event {reason} about {about}: {BACKLOG} wait already");
     }
 }

@@ -190,7 +190,7 @@ async fn obtain(
         }
     }
     let message = format!("Pulling image {reference:?}");
-    events::pod(context, pod, "Normal", "Pulling", &message).await;
+    events::pod(context, pod, "Normal", "Pulling", &message);
     let began = Instant::now();
     match store.pull(reference, context.host.pull_options(false), None).await {
         Ok(image) => {
@@ -199,12 +199,12 @@ async fn obtain(
                 began.elapsed().as_millis(),
                 image.size()
             );
-            events::pod(context, pod, "Normal", "Pulled", &message).await;
+            events::pod(context, pod, "Normal", "Pulled", &message);
             Ok(image)
         }
         Err(error) => {
             let message = format!("Failed to pull image {reference:?}: {error}");
-            events::pod(context, pod, "Warning", "Failed", &message).await;
+            events::pod(context, pod, "Warning", "Failed", &message);
             Err(classed(error))
         }
     }

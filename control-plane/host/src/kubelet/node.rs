@@ -90,8 +90,7 @@ async fn report_up(context: &Context, node: &Node, up: &Up) -> Result<(), KubeEr
     let status = json!({"status": status(context, node, up, &current)});
     context.kube.merge(&format!("{path}/status"), &status).await?;
     if !was_ready {
-        events::node(context, &node.plan.name, "Normal", "NodeReady", "the node's agent answers")
-            .await;
+        events::node(context, &node.plan.name, "Normal", "NodeReady", "the node's agent answers");
     }
     Ok(())
 }
@@ -202,7 +201,7 @@ async fn report_down(context: &Context, name: &str, why: &str) {
         return;
     }
     set_conditions(&context.kube, name, &current, "False", "NodeStatusUnknown", why).await;
-    events::node(context, name, "Warning", "NodeNotReady", why).await;
+    events::node(context, name, "Warning", "NodeNotReady", why);
     super::pods::node_lost(context, name, why).await;
 }
 

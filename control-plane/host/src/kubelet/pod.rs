@@ -1,21 +1,30 @@
-//! One pod's worker: brings the pod to its node's agent, its status to the API, and ends it.
+//! One pod's worker: brings the pod to its node's agent ([`apply`]), its status to the API, and
+//! ends it.
 
-use std::collections::BTreeMap;
+mod apply;
+
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_agent_protocol::client::ClientError;
-use bulkhead_agent_protocol::{ContainerImage, ErrorReason, PodAssignment, PodStatus};
+use bulkhead_agent_protocol::{ErrorReason, PodStatus};
+use bulkhead_host_api::ApiError;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::pods::{Desired, Reported};
-use super::{Context, events, images, status};
+use super::{Context, data, events, images, status};
 use crate::vm::{Node, NodeState, Up};
+use apply::Applied;
 
 /// How long to wait before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a pod that was just accepted may take to start before the API is told that it is being
+/// created. Most start within that: one write less, and the one that counts waits for none.
+const PATIENCE: Duration = Duration::from_millis(150);
 
 /// The grace period of a pod that names none, in seconds.
 const DEFAULT_GRACE: u32 = 30;
@@ -49,8 +58,12 @@ pub(super) async fn run(
         state,
         applied: None,
         written: Value::Null,
+        address: None,
+        creating_since: None,
         previous: None,
         pull: images::Backoff::default(),
+        tokens: data::Tokens::default(),
+        problem: None,
         removing: false,
     };
     worker.run().await;
@@ -72,13 +85,6 @@ async fn find_node(context: &Context, desired: &watch::Receiver<Desired>) -> Opt
     }
 }
 
-/// What the agent of one boot was given.
-struct Applied {
-    up: Arc<Up>,
-    /// Those parts of the object that an agent looks at.
-    essence: Value,
-}
-
 struct Worker {
     context: Arc<Context>,
     uid: String,
@@ -89,9 +95,16 @@ struct Worker {
     applied: Option<Applied>,
     /// The last patch of the status.
     written: Value,
+    /// The pod's address, once it has one.
+    address: Option<Ipv4Addr>,
+    /// When the agent first said that it is making the pod.
+    creating_since: Option<Instant>,
     /// The last status that an agent reported.
     previous: Option<PodStatus>,
     pull: images::Backoff,
+    tokens: data::Tokens,
+    /// Why the pod's volumes cannot be filled, as last told.
+    problem: Option<data::Problem>,
     removing: bool,
 }
 
@@ -144,8 +157,12 @@ impl Worker {
         let object = &desired.object;
         let deleting = desired.gone
             || object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null());
+        let mut told_by = None;
         if let Reported::Status(status) = &reported {
-            self.note(object, status).await;
+            told_by = self.holds_back(status);
+            if told_by.is_none() {
+                self.note(object, status).await;
+            }
         }
         if let (true, Reported::Removed(last)) = (deleting, &reported) {
             self.note(object, last).await;
@@ -159,16 +176,40 @@ impl Worker {
         if !known && status::is_terminal(object) {
             return Next::Wait;
         }
-        self.apply(object, &up).await
+        match (self.apply(object, &up).await, told_by) {
+            (Next::Wait, Some(time)) => Next::Until(time),
+            (next, _) => next,
+        }
+    }
+
+    /// Until when a status is not told: nothing of the pod has started, and it is new.
+    fn holds_back(&mut self, now: &PodStatus) -> Option<Instant> {
+        if !self.written.is_null() || !status::is_being_created(now) {
+            return None;
+        }
+        // What comes next is news against this.
+        self.previous = Some(now.clone());
+        let until = *self.creating_since.get_or_insert_with(Instant::now) + PATIENCE;
+        (until > Instant::now()).then_some(until)
+    }
+
+    /// The pod's address: the one it has, or a free one.
+    fn address(&mut self) -> Result<Ipv4Addr, ApiError> {
+        if let Some(ip) = self.address {
+            return Ok(ip);
+        }
+        let ip = self.context.pods.address(&self.context, &self.node, &self.uid)?;
+        self.address = Some(ip);
+        Ok(ip)
     }
 
     /// Brings the agent's status to the API and tells of what happened to containers.
     async fn note(&mut self, object: &Value, now: &PodStatus) {
-        let ip = self.context.pods.address(&self.context, &self.node, &self.uid).ok();
+        let ip = self.address().ok();
         let patch = status::patch(object, now, self.node.plan.ip, ip);
         if self.previous.as_ref() != Some(now) {
             for (kind, reason, message) in status::news(self.previous.as_ref(), now) {
-                events::pod(&self.context, object, kind, reason, &message).await;
+                events::pod(&self.context, object, kind, reason, &message);
             }
             self.previous = Some(now.clone());
         }
@@ -184,96 +225,6 @@ impl Worker {
             Err(error) if error.is_not_found() => {}
             Err(error) => tracing::warn!("status of {}: {error}", path(object)),
         }
-    }
-
-    /// Gives the pod to the agent, unless it has it as it is.
-    async fn apply(&mut self, object: &Arc<Value>, up: &Arc<Up>) -> Next {
-        let essence = essence(object);
-        if let Some(applied) = &self.applied
-            && Arc::ptr_eq(&applied.up, up)
-            && applied.essence == essence
-        {
-            return Next::Wait;
-        }
-        if let Some(time) = self.pull.waits() {
-            return Next::Until(time);
-        }
-        let mut desired = self.desired.clone();
-        let deleted = desired.wait_for(|desired| {
-            desired.gone
-                || desired
-                    .object
-                    .pointer("/metadata/deletionTimestamp")
-                    .is_some_and(|t| !t.is_null())
-        });
-        let images = tokio::select! {
-            images = images::ensure(&self.context, &self.node, up, object, &self.uid) => images,
-            // Seen in the next step.
-            _ = deleted => return Next::Until(Instant::now()),
-        };
-        let images = match images {
-            Ok(images) => images,
-            Err(error) => return self.without_image(object, &error).await,
-        };
-        self.pull = images::Backoff::default();
-        match self.assign(object, up, images).await {
-            Ok(()) => {
-                self.applied = Some(Applied { up: Arc::clone(up), essence });
-                Next::Wait
-            }
-            Err(Refused::Pod(message)) => {
-                events::pod(&self.context, object, "Warning", "Unsupported", &message).await;
-                let patch = status::failed(object, "Unsupported", &message);
-                self.write(object, patch).await;
-                self.applied = Some(Applied { up: Arc::clone(up), essence });
-                Next::Wait
-            }
-            Err(Refused::ForNow(message)) => {
-                tracing::warn!("{}: {message}", path(object));
-                Next::Until(Instant::now() + RETRY)
-            }
-        }
-    }
-
-    async fn assign(
-        &self,
-        object: &Value,
-        up: &Up,
-        images: BTreeMap<String, ContainerImage>,
-    ) -> Result<(), Refused> {
-        let later = |error: &dyn std::fmt::Display| Refused::ForNow(error.to_string());
-        let ip = self
-            .context
-            .pods
-            .address(&self.context, &self.node, &self.uid)
-            .map_err(|error| later(&error))?;
-        let assignment = PodAssignment {
-            pod: object.clone(),
-            images,
-            ip: Some(ip),
-            previous: self.previous.clone().or_else(|| status::from_object(object, &self.uid)),
-        };
-        let mut agent = up.agent().await.map_err(|error| later(&error))?;
-        agent.apply_pod(assignment).await.map_err(|error| match error {
-            ClientError::Agent(error)
-                if matches!(error.reason, ErrorReason::Unsupported | ErrorReason::BadRequest) =>
-            {
-                Refused::Pod(error.message)
-            }
-            error => later(&error),
-        })
-    }
-
-    async fn without_image(&mut self, object: &Value, error: &images::ImageError) -> Next {
-        let time = self.pull.failed(error.is_permanent());
-        let reason = self.pull.reason(error);
-        if reason == "ImagePullBackOff" {
-            let message = format!("Back-off pulling image {:?}: {error}", error.image);
-            events::pod(&self.context, object, "Normal", "BackOff", &message).await;
-        }
-        let patch = status::waiting(object, &error.container, reason, &error.to_string());
-        self.write(object, patch).await;
-        Next::Until(time)
     }
 
     /// Has the agent end the pod.
@@ -292,7 +243,7 @@ impl Worker {
                 if !self.removing && !desired.gone {
                     for name in status::running_containers(object) {
                         let message = format!("Stopping container {name}");
-                        events::pod(&self.context, object, "Normal", "Killing", &message).await;
+                        events::pod(&self.context, object, "Normal", "Killing", &message);
                     }
                 }
                 self.removing = true;
@@ -325,23 +276,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Why an agent did not take a pod.
-enum Refused {
-    /// It never will.
-    Pod(String),
-    /// It may yet.
-    ForNow(String),
-}
-
-/// The parts of a pod that an agent looks at and that may change.
-fn essence(object: &Value) -> Value {
-    json!([
-        object.get("spec"),
-        object.pointer("/metadata/labels"),
-        object.pointer("/metadata/annotations"),
-    ])
 }
 
 fn grace(desired: &Desired) -> u32 {

@@ -53,6 +53,20 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
+/// Whether the agent says no more of a pod than that it has begun to make it.
+pub(super) fn is_being_created(status: &PodStatus) -> bool {
+    let untouched = |container: &ContainerStatus| {
+        container.container_id.is_none()
+            && container.restart_count == 0
+            && container.state.waiting.as_ref().is_some_and(|waiting| {
+                waiting.message.is_none()
+                    && matches!(waiting.reason.as_str(), "ContainerCreating" | "PodInitializing")
+            })
+    };
+    status.phase == PodPhase::Pending
+        && status.init_container_statuses.iter().chain(&status.container_statuses).all(untouched)
+}
+
 /// Whether the API has a pod as ended.
 pub(super) fn is_terminal(object: &Value) -> bool {
     let phase = object.pointer("/status/phase").and_then(Value::as_str);

@@ -1,7 +1,6 @@
-//! PID 1's first steps: mounts, the boot mark, the scratch disk.
+//! PID 1's first steps: mounts, the scratch disk.
 
 mod disks;
-mod mark;
 mod mounts;
 
 use std::{fs, path::Path};
@@ -17,7 +16,6 @@ pub(crate) const SCRATCH: &str = "/var/lib/node";
 /// What could not be mounted.
 pub(crate) fn run() -> anyhow::Result<()> {
     mounts::essential()?;
-    mark::write(&mark::command_line());
     let scratch = Path::new(SCRATCH);
     match disks::find("scratch") {
         Some(disk) => mounts::scratch(&disk, scratch)?,

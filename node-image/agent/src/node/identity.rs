@@ -29,6 +29,18 @@ impl Identity {
         meminfo("MemTotal:")
     }
 
+    /// What pods may use of it, in bytes.
+    pub(crate) fn allocatable_memory(&self) -> u64 {
+        let reserved = self.0.borrow().as_ref().map_or(0, |config| config.reserved_memory);
+        self.memory().saturating_sub(reserved)
+    }
+
+    /// Online processors.
+    pub(crate) fn cpus() -> u32 {
+        std::thread::available_parallelism()
+            .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX))
+    }
+
     pub(crate) fn info(&self) -> NodeInfo {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         NodeInfo {
@@ -36,8 +48,7 @@ impl Identity {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: read("/proc/sys/kernel/osrelease"),
             boot_id: read("/proc/sys/kernel/random/boot_id"),
-            cpus: std::thread::available_parallelism()
-                .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
+            cpus: Self::cpus(),
             memory: self.memory(),
             name: self.0.borrow().as_ref().map(|config| config.name.clone()),
         }

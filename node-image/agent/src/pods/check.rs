@@ -8,10 +8,9 @@ use std::{
 
 use bulkhead_agent_protocol::{
     AgentError, ErrorReason, Pod, PodAssignment, Quantity,
-    pod::{Container, EnvVarSource, RestartPolicy},
+    downward::{self, Surroundings},
+    pod::{Container, EnvVarSource, RestartPolicy, Volume},
 };
-
-use super::env::{self, Addresses};
 
 type Check = Result<(), String>;
 
@@ -36,7 +35,7 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         return Err("spec.shareProcessNamespace: not supported".into());
     }
     match spec.dns_policy.as_deref() {
-        None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default") => {}
+        None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default" | "None") => {}
         Some(other) => return Err(format!("spec.dnsPolicy: {other} is not supported")),
     }
     dns_name(&pod.metadata.name).map_err(|why| format!("metadata.name: {why}"))?;
@@ -58,29 +57,7 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         }
     }
     for (index, volume) in spec.volumes.iter().enumerate() {
-        let Some(empty_dir) = &volume.empty_dir else {
-            return Err(format!(
-                "spec.volumes[{index}]: has no source; only emptyDir is supported"
-            ));
-        };
-        match empty_dir.medium.as_deref() {
-            None | Some("" | "Memory") => {}
-            Some(other) => {
-                return Err(format!(
-                    "spec.volumes[{index}].emptyDir.medium: {other} is not supported"
-                ));
-            }
-        }
-        name(&volume.name).map_err(|why| format!("spec.volumes[{index}].name: {why}"))?;
-        if let Some(limit) = &empty_dir.size_limit {
-            Quantity::from_json(limit)
-                .map_err(|why| format!("spec.volumes[{index}].emptyDir.sizeLimit: {why}"))?;
-            if empty_dir.medium.as_deref() != Some("Memory") {
-                return Err(format!(
-                    "spec.volumes[{index}].emptyDir.sizeLimit: supported with medium Memory only"
-                ));
-            }
-        }
+        volume_check(volume, assignment).map_err(|why| format!("spec.volumes[{index}]{why}"))?;
     }
     if let Some(context) = &spec.security_context {
         for (index, sysctl) in context.sysctls.iter().enumerate() {
@@ -110,6 +87,38 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
     Ok(())
 }
 
+fn volume_check(volume: &Volume, assignment: &PodAssignment) -> Check {
+    name(&volume.name).map_err(|why| format!(".name: {why}"))?;
+    if volume.sources() != 1 {
+        return Err(String::from(": must have one source"));
+    }
+    let Some(empty_dir) = &volume.empty_dir else {
+        let files = assignment.data.volumes.get(&volume.name);
+        let files = files.ok_or_else(|| String::from(": the host sent no files for it"))?;
+        return match files.iter().find(|file| !inside(&file.path)) {
+            Some(file) => Err(format!(": {:?} is not a path inside a volume", file.path)),
+            None => Ok(()),
+        };
+    };
+    match empty_dir.medium.as_deref() {
+        None | Some("" | "Memory") => {}
+        Some(other) => return Err(format!(".emptyDir.medium: {other} is not supported")),
+    }
+    if let Some(limit) = &empty_dir.size_limit {
+        Quantity::from_json(limit).map_err(|why| format!(".emptyDir.sizeLimit: {why}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a path stays in its volume and is none of those that swap its contents.
+fn inside(path: &str) -> bool {
+    let path = Path::new(path);
+    path.components().next().is_some()
+        && path.components().all(|part| matches!(part, Component::Normal(_)))
+        && !path.as_os_str().as_encoded_bytes().starts_with(b"..")
+        && !path.as_os_str().as_encoded_bytes().contains(&0)
+}
+
 fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
     name(&container.name).map_err(|why| format!("name: {why}"))?;
     match (container.restart_policy, init) {
@@ -124,13 +133,18 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
         if variable.value.as_ref().is_some_and(|value| value.contains('\0')) {
             return Err(format!("env[{index}].value: contains a NUL"));
         }
-        if let Some(EnvVarSource::FieldRef(source)) = &variable.value_from {
-            env::field(pod, &source.field_path, Addresses::default()).ok_or_else(|| {
-                format!(
-                    "env[{index}].valueFrom.fieldRef.fieldPath: {} is not supported",
-                    source.field_path
-                )
-            })?;
+        let at = format!("env[{index}].valueFrom");
+        match &variable.value_from {
+            Some(EnvVarSource::FieldRef(source)) => {
+                let path = &source.field_path;
+                downward::field(pod, path, Surroundings::default())
+                    .ok_or_else(|| format!("{at}.fieldRef.fieldPath: {path} is not supported"))?;
+            }
+            Some(EnvVarSource::ResourceFieldRef(source)) => {
+                downward::resource(container, source, Surroundings::default())
+                    .map_err(|why| format!("{at}.resourceFieldRef.{why}"))?;
+            }
+            Some(EnvVarSource::ConfigMapKeyRef(_) | EnvVarSource::SecretKeyRef(_)) | None => {}
         }
     }
     for (kind, map) in
@@ -250,9 +264,20 @@ mod tests {
             pod: json!({"metadata": {"name": "p", "uid": "u"}, "spec": spec}),
             images: BTreeMap::from([(String::from("c"), image)]),
             ip: None,
+            data: bulkhead_agent_protocol::PodData::default(),
             previous: None,
         };
         accept(&assignment).err().map(|error| error.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_volumes_files_stay_in_it() {
+        for path in ["a", "a/b", "a..b", ".a"] {
+            assert!(inside(path), "{path}");
+        }
+        for path in ["", "/a", "..", "..data", "a/../b", "..a/b", "a\0b"] {
+            assert!(!inside(path), "{path}");
+        }
     }
 
     #[test]
@@ -280,9 +305,12 @@ mod tests {
         }
         for (patch, path) in [
             (json!({"shareProcessNamespace": true}), "spec.shareProcessNamespace"),
-            (json!({"dnsPolicy": "None"}), "spec.dnsPolicy"),
+            (json!({"dnsPolicy": "Sometimes"}), "spec.dnsPolicy"),
             (json!({"volumes": [{"name": "v"}]}), "spec.volumes[0]"),
-            (json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]}), "sizeLimit"),
+            (json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1X"}}]}), "sizeLimit"),
+            (json!({"volumes": [{"name": "v", "emptyDir": {}, "secret": {}}]}), "spec.volumes[0]"),
+            (json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}), "sent no files"),
+            (json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}), "volumes[0].hostPath"),
             (json!({"volumes": [{"name": "../v", "emptyDir": {}}]}), "spec.volumes[0].name"),
             (
                 json!({"securityContext": {"sysctls": [{"name": "vm.swappiness", "value": "1"}]}}),

@@ -90,8 +90,13 @@ impl<R: Runtime> ContainerTask<R> {
                     if delay.is_zero() {
                         delay = back_off.after(Duration::ZERO);
                     }
-                    if self.pause(delay).await {
-                        return Outcome::Stopped;
+                    let mut data = self.context.data.subscribe();
+                    tokio::select! {
+                        stopped = self.pause(delay) => if stopped {
+                            return Outcome::Stopped;
+                        },
+                        // What was missing may be there now.
+                        Ok(()) = data.changed() => {}
                     }
                     continue;
                 }

@@ -1,20 +1,14 @@
 //! A container's environment and command line, as a kubelet composes them from image and pod.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use bulkhead_agent_protocol::{
-    ImageConfig, Pod,
+    ContainerEnvironment, ImageConfig, Pod,
+    downward::{self, Surroundings},
     pod::{Container, EnvVarSource},
 };
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What a `fieldRef` may speak of besides the object.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Addresses {
-    pub(crate) pod: Option<Ipv4Addr>,
-    pub(crate) node: Option<Ipv4Addr>,
-}
 
 /// Expands `$(NAME)`: an unknown name stays as it is, `$$` is one `$`.
 pub(crate) fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
@@ -42,35 +36,14 @@ pub(crate) fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
     expanded + rest
 }
 
-/// The value of a `fieldRef`'s path; `None` when no such field is known.
-pub(crate) fn field(pod: &Pod, path: &str, addresses: Addresses) -> Option<String> {
-    let address = |ip: Option<Ipv4Addr>| Some(ip.map(|ip| ip.to_string()).unwrap_or_default());
-    let keyed = |map: &BTreeMap<String, String>, prefix: &str| {
-        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
-        Some(map.get(key).cloned().unwrap_or_default())
-    };
-    match path {
-        "metadata.name" => Some(pod.metadata.name.clone()),
-        "metadata.namespace" => Some(pod.metadata.namespace.clone()),
-        "metadata.uid" => Some(pod.metadata.uid.clone()),
-        "spec.nodeName" => Some(pod.spec.node_name.clone().unwrap_or_default()),
-        "spec.serviceAccountName" => {
-            Some(pod.spec.service_account_name.clone().unwrap_or_else(|| String::from("default")))
-        }
-        "status.podIP" | "status.podIPs" => address(addresses.pod),
-        "status.hostIP" | "status.hostIPs" => address(addresses.node),
-        _ => keyed(&pod.metadata.labels, "metadata.labels")
-            .or_else(|| keyed(&pod.metadata.annotations, "metadata.annotations")),
-    }
-}
-
-/// The environment: the image's, then the pod's over it, in the pod's order.
+/// The environment: the image's, over it `envFrom`'s, over that `env`'s, in the pod's order.
 pub(crate) fn environment(
     pod: &Pod,
     container: &Container,
     image: &ImageConfig,
+    sent: &ContainerEnvironment,
     hostname: &str,
-    addresses: Addresses,
+    around: Surroundings,
 ) -> Vec<String> {
     let mut names = Vec::new();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
@@ -90,13 +63,28 @@ pub(crate) fn environment(
     }
     // What `$(NAME)` may refer to is the pod's own variables, not the image's.
     let mut declared = BTreeMap::new();
-    for variable in &container.env {
+    for (name, value) in &sent.from {
+        declared.insert(name.clone(), value.clone());
+        set(&mut values, name, value.clone());
+    }
+    for (index, variable) in container.env.iter().enumerate() {
         let value = match &variable.value_from {
-            Some(EnvVarSource::FieldRef(field_ref)) => {
-                field(pod, &field_ref.field_path, addresses).unwrap_or_default()
+            None => Some(expand(variable.value.as_deref().unwrap_or_default(), &declared)),
+            Some(EnvVarSource::FieldRef(source)) => {
+                downward::field(pod, &source.field_path, around)
             }
-            None => expand(variable.value.as_deref().unwrap_or_default(), &declared),
+            Some(EnvVarSource::ResourceFieldRef(source)) => {
+                let named = source.container_name.as_deref();
+                let mut all = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+                let meant = named.and_then(|name| all.find(|other| other.name == name));
+                downward::resource(meant.unwrap_or(container), source, around).ok()
+            }
+            Some(EnvVarSource::ConfigMapKeyRef(_) | EnvVarSource::SecretKeyRef(_)) => {
+                sent.values.get(&index).cloned()
+            }
         };
+        // An optional one that is not there is not set.
+        let Some(value) = value else { continue };
         declared.insert(variable.name.clone(), value.clone());
         set(&mut values, &variable.name, value);
     }
@@ -107,9 +95,15 @@ pub(crate) fn environment(
 pub(crate) fn command_line(
     container: &Container,
     image: &ImageConfig,
+    sent: &ContainerEnvironment,
     environment: &[String],
 ) -> Vec<String> {
-    let names: Vec<&str> = container.env.iter().map(|variable| variable.name.as_str()).collect();
+    let names: Vec<&str> = container
+        .env
+        .iter()
+        .map(|variable| variable.name.as_str())
+        .chain(sent.from.iter().map(|(name, _)| name.as_str()))
+        .collect();
     let known: BTreeMap<String, String> = environment
         .iter()
         .filter_map(|pair| pair.split_once('='))
@@ -167,9 +161,36 @@ mod tests {
             env: Some(vec![String::from("PATH=/x"), String::from("A=0")]),
             ..ImageConfig::default()
         };
-        let addresses = Addresses { pod: Some(Ipv4Addr::new(10, 0, 0, 9)), node: None };
-        let env = environment(&pod, &pod.spec.containers[0], &image, "h", addresses);
+        let around = Surroundings {
+            pod_ip: Some(std::net::Ipv4Addr::new(10, 0, 0, 9)),
+            ..Surroundings::default()
+        };
+        let sent = ContainerEnvironment::default();
+        let env = environment(&pod, &pod.spec.containers[0], &image, &sent, "h", around);
         assert_eq!(env, ["PATH=/x", "HOSTNAME=h", "A=1", "B=1$(C)$(PATH)", "IP=10.0.0.9", "L=x"]);
+    }
+
+    #[test]
+    fn what_other_objects_hold_lies_between_image_and_pod() {
+        let pod = pod(json!({"name": "c", "image": "i",
+            "envFrom": [{"configMapRef": {"name": "m"}}],
+            "env": [
+                {"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+                {"name": "O", "valueFrom": {"configMapKeyRef": {
+                    "name": "m", "key": "none", "optional": true}}},
+                {"name": "B", "value": "$(A)/$(K)/$(O)"},
+                {"name": "M", "valueFrom": {"resourceFieldRef": {
+                    "resource": "limits.memory", "divisor": "1Mi"}}},
+                {"name": "C", "value": "pod"}]}));
+        let image = ImageConfig { env: Some(vec![String::from("A=image")]), ..Default::default() };
+        let sent = ContainerEnvironment {
+            from: vec![("A".into(), "map".into()), ("C".into(), "map".into())],
+            values: BTreeMap::from([(0, String::from("$(A)"))]),
+            problem: None,
+        };
+        let around = Surroundings { memory: 64 << 20, ..Surroundings::default() };
+        let env = environment(&pod, &pod.spec.containers[0], &image, &sent, "h", around);
+        assert_eq!(env[2..], ["A=map", "C=pod", "K=$(A)", "B=map/$(A)/$(O)", "M=64"]);
     }
 
     #[test]
@@ -184,11 +205,16 @@ mod tests {
             container["name"] = json!("c");
             container["env"] = json!([{"name": "X", "value": "1"}]);
             let pod = pod(container);
-            let env = environment(&pod, &pod.spec.containers[0], &image, "h", Addresses::default());
-            command_line(&pod.spec.containers[0], &image, &env).join(" ")
+            let sent = ContainerEnvironment {
+                from: vec![(String::from("F"), String::from("from"))],
+                ..ContainerEnvironment::default()
+            };
+            let container = &pod.spec.containers[0];
+            let env = environment(&pod, container, &image, &sent, "h", Surroundings::default());
+            command_line(container, &image, &sent, &env).join(" ")
         };
         assert_eq!(line(json!({})), "e c");
-        assert_eq!(line(json!({"args": ["a$(X)"]})), "e a1");
+        assert_eq!(line(json!({"args": ["a$(X)", "$(F)"]})), "e a1 from");
         assert_eq!(line(json!({"command": ["k"]})), "k");
         assert_eq!(line(json!({"command": ["k"], "args": ["a", "$(PATH)"]})), "k a $(PATH)");
     }

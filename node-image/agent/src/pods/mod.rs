@@ -14,7 +14,8 @@ mod tests;
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use bulkhead_agent_protocol::{
-    AgentError, ErrorReason, Pod, PodAssignment, PodEvent, PodStatus, status::PodPhase,
+    AgentError, ErrorReason, Pod, PodAssignment, PodData, PodEvent, PodStatus, pod::Volume,
+    status::PodPhase,
 };
 use tokio::{
     sync::{broadcast, watch},
@@ -34,7 +35,7 @@ use crate::runtime::{PodContext, Runtime};
 const MAX_PODS: usize = 512;
 
 struct Entry {
-    pod: Rc<Pod>,
+    context: Rc<PodContext>,
     lives: Rc<Lives>,
     stop: watch::Sender<Stop>,
     remove: watch::Sender<bool>,
@@ -62,10 +63,10 @@ impl<R: Runtime> Pods<R> {
         let uid = pod.metadata.uid.clone();
         let mut entries = self.entries.borrow_mut();
         if let Some(known) = entries.get(&uid) {
-            if known.pod.spec == pod.spec {
-                return Ok(());
+            if known.context.pod.spec != pod.spec {
+                changed(&known.context.pod, &pod)?;
             }
-            return changed(&known.pod, &pod);
+            return self.refresh(&known.context, assignment.data);
         }
         if entries.len() >= MAX_PODS {
             let message = format!("the node runs {MAX_PODS} pods already");
@@ -99,9 +100,15 @@ impl<R: Runtime> Pods<R> {
             board.update(|status| *status = PodStatus { uid: uid.clone(), ..previous });
             stop.send_replace(Some(Instant::now()));
         }
+        let context = Rc::new(PodContext {
+            pod,
+            images,
+            ip: assignment.ip,
+            data: watch::Sender::new(assignment.data),
+        });
         let task = PodTask {
             runtime: Rc::clone(&self.runtime),
-            context: Rc::new(PodContext { pod: Rc::clone(&pod), images, ip: assignment.ip }),
+            context: Rc::clone(&context),
             board: Rc::clone(&board),
             lives: Rc::clone(&lives),
             hub: Rc::clone(&self.hub),
@@ -113,7 +120,26 @@ impl<R: Runtime> Pods<R> {
             task.run().await;
             all.borrow_mut().remove(&key);
         });
-        entries.insert(uid, Entry { pod, lives, stop, remove, task });
+        entries.insert(uid, Entry { context, lives, stop, remove, task });
+        Ok(())
+    }
+
+    /// Takes note of what other objects hold now.
+    fn refresh(&self, context: &PodContext, data: PodData) -> Result<(), AgentError> {
+        let before = context.data.send_replace(data);
+        let changed = {
+            let now = context.data.borrow();
+            let differs = |volume: &&Volume| {
+                now.volumes.get(&volume.name) != before.volumes.get(&volume.name)
+            };
+            context.pod.spec.volumes.iter().filter(differs).collect::<Vec<_>>()
+        };
+        for volume in changed {
+            self.runtime.refresh_volume(context, volume).map_err(|error| AgentError {
+                reason: ErrorReason::Internal,
+                message: format!("volume {}: {error}", volume.name),
+            })?;
+        }
         Ok(())
     }
 
@@ -152,7 +178,7 @@ impl<R: Runtime> Pods<R> {
             .find(|(name, _)| name == container)
             .map(|(_, live)| Rc::clone(live))
             .ok_or_else(|| {
-                let pod = &entry.pod.metadata.name;
+                let pod = &entry.context.pod.metadata.name;
                 not_found(format!("container {container} is not in pod {pod}"))
             })
     }
@@ -172,7 +198,7 @@ impl<R: Runtime> Pods<R> {
     pub(crate) async fn stop_all(&self, grace: Duration) {
         let now = Instant::now();
         for entry in self.entries.borrow().values() {
-            let own = entry.pod.spec.termination_grace_period_seconds;
+            let own = entry.context.pod.spec.termination_grace_period_seconds;
             let own = own.map_or(lifecycle::DEFAULT_GRACE, |s| Duration::from_secs(s.into()));
             stop_by(&entry.stop, now + own.min(grace));
         }

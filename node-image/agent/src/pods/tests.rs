@@ -8,7 +8,8 @@ use std::{
 };
 
 use bulkhead_agent_protocol::{
-    ContainerImage, ImageConfig, PodAssignment, PodEvent, PodStatus, pod::Container,
+    ContainerImage, ImageConfig, PodAssignment, PodData, PodEvent, PodStatus,
+    pod::{Container, Volume},
     status::PodPhase,
 };
 use serde_json::{Value, json};
@@ -53,6 +54,11 @@ impl Fake {
 impl Runtime for Fake {
     async fn prepare_pod(&self, _: &PodContext) -> Result<(), RuntimeError> {
         self.note("sandbox");
+        Ok(())
+    }
+
+    fn refresh_volume(&self, _: &PodContext, volume: &Volume) -> Result<(), RuntimeError> {
+        self.note(&format!("volume {}", volume.name));
         Ok(())
     }
 
@@ -167,7 +173,7 @@ fn assignment(spec: Value) -> PodAssignment {
         })
         .collect();
     let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec});
-    PodAssignment { pod, images, ip: None, previous: None }
+    PodAssignment { pod, images, ip: None, data: PodData::default(), previous: None }
 }
 
 async fn seconds(n: u64) {

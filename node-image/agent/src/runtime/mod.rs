@@ -12,10 +12,15 @@ pub(crate) mod rootfs;
 pub(crate) mod sandbox;
 pub(crate) mod spec;
 pub(crate) mod users;
+pub(crate) mod volumes;
 
 use std::{collections::BTreeMap, future::Future, net::Ipv4Addr, pin::Pin, rc::Rc};
 
-use bulkhead_agent_protocol::{ContainerImage, Pod, pod::Container};
+use bulkhead_agent_protocol::{
+    ContainerImage, Pod, PodData,
+    pod::{Container, Volume},
+};
+use tokio::sync::watch;
 
 use crate::{logs::LogState, streams::ContainerIo};
 
@@ -25,6 +30,8 @@ pub(crate) struct PodContext {
     pub(crate) pod: Rc<Pod>,
     pub(crate) images: BTreeMap<String, ContainerImage>,
     pub(crate) ip: Option<Ipv4Addr>,
+    /// What other objects hold; the host sends it anew as it changes.
+    pub(crate) data: watch::Sender<PodData>,
 }
 
 impl PodContext {
@@ -89,6 +96,9 @@ pub(crate) struct Instance {
 pub(crate) trait Runtime: 'static {
     /// Makes namespaces, network, cgroup and volumes. Idempotent.
     async fn prepare_pod(&self, pod: &PodContext) -> Result<(), RuntimeError>;
+
+    /// Brings a volume's files to what the pod's data says of it now.
+    fn refresh_volume(&self, pod: &PodContext, volume: &Volume) -> Result<(), RuntimeError>;
 
     /// Starts an instance of a container. `attempt` counts from 0 and names its log.
     async fn start(

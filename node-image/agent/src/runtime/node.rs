@@ -9,7 +9,10 @@ use std::{
     rc::Rc,
 };
 
-use bulkhead_agent_protocol::pod::Container;
+use bulkhead_agent_protocol::{
+    downward::Surroundings,
+    pod::{Container, Volume},
+};
 use rustix::{
     mount::{UnmountFlags, unmount},
     process::{Pid, Signal, kill_process},
@@ -33,7 +36,7 @@ use crate::{
     logs::{LogState, LogWriter, remove_older},
     node::identity::Identity,
     pods::{
-        env::{self, Addresses},
+        env,
         resources::{self, CgroupLimits, QosClass},
     },
     streams::{Console, ContainerIo, ProcessIo, collect},
@@ -221,10 +224,19 @@ impl NodeRuntime {
         )
         .map_err(RuntimeError::Config)?;
 
-        let addresses = Addresses { pod: pod.ip, node: self.identity.ip() };
+        let sent = pod.data.borrow().environment.get(&container.name).cloned().unwrap_or_default();
+        if let Some(problem) = sent.problem {
+            return Err(RuntimeError::Config(problem));
+        }
+        let around = Surroundings {
+            pod_ip: pod.ip,
+            node_ip: self.identity.ip(),
+            cpus: Identity::cpus(),
+            memory: self.identity.allocatable_memory(),
+        };
         let mut env =
-            env::environment(&pod.pod, container, &image.config, pod.hostname(), addresses);
-        let args = env::command_line(container, &image.config, &env);
+            env::environment(&pod.pod, container, &image.config, &sent, pod.hostname(), around);
+        let args = env::command_line(container, &image.config, &sent, &env);
         if args.is_empty() {
             return Err(RuntimeError::Config(String::from(
                 "no command: neither the image nor the pod names one",
@@ -326,6 +338,10 @@ impl Runtime for NodeRuntime {
         let sandbox = self.sandbox(pod);
         sandbox.remove();
         sandbox.create().await.map_err(failed("make the pod's namespaces"))
+    }
+
+    fn refresh_volume(&self, pod: &PodContext, volume: &Volume) -> Result<(), RuntimeError> {
+        self.directories.make_volume(pod, volume).map_err(failed("write its files"))
     }
 
     async fn start(

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::Ipv4Addr,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
 };
@@ -12,7 +13,7 @@ use bulkhead_agent_protocol::{
 };
 use rustix::mount::{MountFlags, mount};
 
-use super::{PodContext, rootfs};
+use super::{PodContext, rootfs, volumes};
 
 /// Directories of the agent.
 #[derive(Debug, Clone)]
@@ -36,27 +37,9 @@ impl Directories {
     pub(super) fn write_pod_files(&self, pod: &PodContext) -> io::Result<()> {
         let directory = self.pod_run(pod.uid());
         fs::create_dir_all(&directory)?;
-        let hostname = pod.hostname();
-        let mut hosts = String::from(
-            "# Written by the node's agent.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n",
-        );
-        let spec = &pod.pod.spec;
-        if let Some(ip) = pod.ip {
-            let namespace = &pod.pod.metadata.namespace;
-            let subdomain = spec.subdomain.as_ref().filter(|subdomain| !subdomain.is_empty());
-            let qualified = subdomain
-                .map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.cluster.local\t"));
-            hosts += &format!("{ip}\t{}{hostname}\n", qualified.unwrap_or_default());
-        } else {
-            hosts += &format!("127.0.0.1\t{hostname}\n");
-        }
-        for alias in &spec.host_aliases {
-            hosts += &format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t"));
-        }
-        fs::write(directory.join("hosts"), hosts)?;
-        fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
-        // A cluster has no name server yet.
-        fs::write(directory.join("resolv.conf"), "")?;
+        fs::write(directory.join("hosts"), hosts(pod))?;
+        fs::write(directory.join("hostname"), format!("{}\n", pod.hostname()))?;
+        fs::write(directory.join("resolv.conf"), &pod.data.borrow().resolv_conf)?;
         let shm = directory.join("shm");
         if !shm.exists() {
             fs::create_dir_all(&shm)?;
@@ -65,13 +48,17 @@ impl Directories {
         Ok(())
     }
 
-    /// A volume's directory, unless it is there.
+    /// A volume's directory, unless it is there, and the files of one that holds data.
     pub(super) fn make_volume(&self, pod: &PodContext, volume: &Volume) -> io::Result<()> {
+        let path = self.volume_path(pod.uid(), volume);
+        let context = pod.pod.spec.security_context.as_ref();
+        let group = context.and_then(|context| context.fs_group);
         let Some(EmptyDir { medium, size_limit }) = &volume.empty_dir else {
-            return Err(io::Error::other(format!("volume {} has no source", volume.name)));
+            let data = pod.data.borrow();
+            let files = data.volumes.get(&volume.name).map_or(&[][..], Vec::as_slice);
+            return volumes::write(&path, files, group);
         };
         let memory = medium.as_deref() == Some("Memory");
-        let path = self.volume_path(pod.uid(), volume);
         if path.exists() {
             return Ok(());
         }
@@ -82,17 +69,17 @@ impl Directories {
             tmpfs(&path, &std::ffi::CString::new(format!("mode=0777{size}"))?)?;
         }
         let mut mode = 0o777;
-        let context = pod.pod.spec.security_context.as_ref();
-        if let Some(group) = context.and_then(|context| context.fs_group) {
+        if let Some(group) = group {
             chown(&path, None, Some(group))?;
             mode |= 0o2000;
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))
     }
 
+    /// Where it is: other objects' data never reaches the disk.
     pub(super) fn volume_path(&self, uid: &str, volume: &Volume) -> PathBuf {
         let memory =
-            volume.empty_dir.as_ref().is_some_and(|d| d.medium.as_deref() == Some("Memory"));
+            volume.empty_dir.as_ref().is_none_or(|d| d.medium.as_deref() == Some("Memory"));
         let base = if memory { self.pod_run(uid) } else { self.pod_data(uid) };
         base.join("volumes").join(&volume.name)
     }
@@ -109,8 +96,39 @@ impl Directories {
         if let Some(sub_path) = mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
             source = rootfs::resolve_sub_path(&source, Path::new(sub_path))?;
         }
-        Ok((source, mount.mount_path.clone(), mount.read_only))
+        Ok((source, mount.mount_path.clone(), mount.read_only || volume.holds_data()))
     }
+}
+
+/// A pod's `/etc/hosts`, as a kubelet writes it.
+fn hosts(pod: &PodContext) -> String {
+    let spec = &pod.pod.spec;
+    let hostname = pod.hostname();
+    let mut hosts = String::from(
+        "# Kubernetes-managed hosts file.\n\
+         127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\n\
+         fe00::0\tip6-mcastprefix\n\
+         fe00::1\tip6-allnodes\n\
+         fe00::2\tip6-allrouters\n",
+    );
+    let ip = pod.ip.unwrap_or(Ipv4Addr::LOCALHOST);
+    match spec.subdomain.as_ref().filter(|subdomain| !subdomain.is_empty()) {
+        Some(subdomain) => {
+            let namespace = &pod.pod.metadata.namespace;
+            let domain = format!("{subdomain}.{namespace}.svc.cluster.local");
+            hosts += &format!("{ip}\t{hostname}.{domain}\t{hostname}\n");
+        }
+        None => hosts += &format!("{ip}\t{hostname}\n"),
+    }
+    if !spec.host_aliases.is_empty() {
+        hosts += "\n# Entries added by HostAliases.\n";
+    }
+    for alias in &spec.host_aliases {
+        hosts += &format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t"));
+    }
+    hosts
 }
 
 fn tmpfs(at: &Path, options: &std::ffi::CStr) -> io::Result<()> {
