@@ -15,8 +15,8 @@ use tokio::{
 
 use crate::{
     AgentError, AttachRange, AttachRequest, ExecRequest, LogsRequest, NodeConfig, NodeInfo,
-    NodeStats, PORT, PodAssignment, PodEvent, Request, Response, ShutdownMode, StreamFrame,
-    VERSION,
+    NodeStats, PORT, PodAssignment, PodEvent, PortForwardRequest, Request, Response, ShutdownMode,
+    StreamFrame, VERSION,
     frame::FrameError,
     frame_io::{FrameReader, FrameWriter},
     stream::Data,
@@ -215,7 +215,8 @@ impl AgentClient {
     /// # Errors
     /// As [`AgentClient::call`]; the pod or container may be unknown.
     pub async fn logs(self, request: LogsRequest) -> Result<StreamOutput, ClientError> {
-        Ok(self.stream(Request::Logs(request)).await?.1)
+        let (input, output) = self.stream(Request::Logs(request)).await?;
+        Ok(StreamOutput { _input: Some(input), ..output })
     }
 
     /// [`Request::Exec`].
@@ -240,13 +241,25 @@ impl AgentClient {
         self.stream(Request::Attach(request)).await
     }
 
+    /// [`Request::PortForward`].
+    ///
+    /// # Errors
+    /// As [`AgentClient::call`]; nothing may listen on the port.
+    pub async fn port_forward(
+        self,
+        request: PortForwardRequest,
+    ) -> Result<(StreamInput, StreamOutput), ClientError> {
+        self.stream(Request::PortForward(request)).await
+    }
+
     async fn stream(
         mut self,
         request: Request,
     ) -> Result<(StreamInput, StreamOutput), ClientError> {
         match self.call(&request).await? {
             Response::Streaming => {
-                Ok((StreamInput { writer: self.writer }, StreamOutput { reader: self.reader }))
+                let output = StreamOutput { reader: self.reader, _input: None };
+                Ok((StreamInput { writer: self.writer }, output))
             }
             other => Err(out_of_turn(&other)),
         }
@@ -291,8 +304,8 @@ impl PodWatch {
     }
 }
 
-/// What goes to a process: exec's and attach's first half. Dropping it does not end the stream;
-/// dropping both halves does.
+/// What goes to a process: exec's and attach's first half. Dropping it ends the stream, and what an
+/// exec has started.
 #[derive(Debug)]
 pub struct StreamInput {
     writer: FrameWriter<OwnedWriteHalf>,
@@ -335,6 +348,8 @@ impl StreamInput {
 #[derive(Debug)]
 pub struct StreamOutput {
     reader: FrameReader<OwnedReadHalf>,
+    /// Kept where nothing is sent: its end would tell the agent that nobody listens.
+    _input: Option<StreamInput>,
 }
 
 impl StreamOutput {

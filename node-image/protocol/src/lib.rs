@@ -3,8 +3,10 @@
 //! The host dials; the agent never does. Over vsock port [`PORT`] every connection carries one
 //! conversation: frames ([`frame`]) of JSON, first a [`Request`], then its [`Response`]. A
 //! connection may carry several unary requests one after another; a streaming request
-//! ([`Request::WatchPods`], [`Request::Logs`], [`Request::Exec`], [`Request::Attach`]) takes its
-//! connection over until either side closes it, so that backpressure is the socket's own.
+//! ([`Request::WatchPods`], [`Request::Logs`], [`Request::Exec`], [`Request::Attach`],
+//! [`Request::PortForward`]) takes its connection over until either side closes it, so that
+//! backpressure is the socket's own. A host that closes its half is gone: what an exec started is
+//! killed.
 //!
 //! Pods travel as Kubernetes `v1.Pod` objects, cut to what an agent can do: [`pod`] refuses a
 //! field it does not know by its path, so nothing a user asked for is dropped silently. Status
@@ -36,7 +38,7 @@ pub use node::{AttachRange, NodeConfig, NodeInfo, NodeStats, PodStats, ShutdownM
 pub use pod::Pod;
 pub use quantity::Quantity;
 pub use status::{PodEvent, PodStatus};
-pub use stream::{AttachRequest, ExecRequest, LogsRequest, StreamFrame};
+pub use stream::{AttachRequest, ExecRequest, LogsRequest, PortForwardRequest, StreamFrame};
 pub use volume::{ContainerEnvironment, PodData, VolumeFile};
 
 /// The vsock port that the agent listens on.
@@ -81,6 +83,8 @@ pub enum Request {
     Exec(ExecRequest),
     /// Attach to a container's main process; [`StreamFrame`]s go both ways.
     Attach(AttachRequest),
+    /// Connect to a port in a pod; [`StreamFrame`]s go both ways.
+    PortForward(PortForwardRequest),
     /// What node and pods use now. Answered with [`Response::Stats`].
     Stats,
     /// End the node. Pods get their grace period, at most `grace_period_seconds`, first.

@@ -62,6 +62,18 @@ pub struct AttachRequest {
     pub stdin: bool,
 }
 
+/// A connection to a port in a pod, from inside the pod (its loopback). Data goes to it as
+/// [`StreamFrame::Stdin`], comes from it as [`StreamFrame::Stdout`]; [`StreamFrame::End`] says that
+/// it sends no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortForwardRequest {
+    /// The pod's uid.
+    pub uid: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
 /// One frame of an open stream. Data frames carry at most [`StreamFrame::MAX_DATA`] bytes,
 /// base64 in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,6 +40,10 @@ impl Board {
                     if init { &status.init_container_statuses } else { &status.container_statuses };
                 list.iter().find(|status| status.name == container.name)
             });
+            let policy = pod.spec.restart_policy;
+            if let Some(done) = before.filter(|before| !init && stays_ended(policy, before)) {
+                return done.clone();
+            }
             let ran = before.filter(|before| before.container_id.is_some());
             let waiting = if pod.spec.init_containers.is_empty() || init {
                 "ContainerCreating"
@@ -186,6 +190,56 @@ impl Board {
     }
 }
 
+/// Whether a container that ended in an earlier boot is done with.
+fn stays_ended(policy: RestartPolicy, before: &ContainerStatus) -> bool {
+    let code = before.state.terminated.as_ref().map(|end| end.exit_code);
+    match policy {
+        RestartPolicy::Always => false,
+        RestartPolicy::OnFailure => code == Some(0),
+        RestartPolicy::Never => code.is_some(),
+    }
+}
+
+/// What became of a pod whose node ended: its last status if nothing of it is to run again. A
+/// container that may never be restarted has failed with its node, and so have those that had yet
+/// to start.
+pub(super) fn end_with_node(pod: &Pod, mut previous: PodStatus) -> Option<PodStatus> {
+    if matches!(previous.phase, PodPhase::Succeeded | PodPhase::Failed) {
+        return Some(previous);
+    }
+    let all = |status: &PodStatus| -> Vec<ContainerStatus> {
+        status.init_container_statuses.iter().chain(&status.container_statuses).cloned().collect()
+    };
+    let begun = all(&previous).iter().any(|container| container.container_id.is_some());
+    if pod.spec.restart_policy != RestartPolicy::Never || !begun {
+        return None;
+    }
+    for container in
+        previous.init_container_statuses.iter_mut().chain(&mut previous.container_statuses)
+    {
+        container.ready = false;
+        container.started = false;
+        if container.state.terminated.is_none() {
+            container.state = lost_with_node(container);
+        }
+    }
+    Some(previous)
+}
+
+fn lost_with_node(container: &ContainerStatus) -> ContainerState {
+    let now = clock::now_seconds();
+    let running = container.state.running.as_ref();
+    let terminated = Terminated {
+        exit_code: 137,
+        reason: String::from("ContainerStatusUnknown"),
+        message: Some(String::from("The node was restarted before the container had ended")),
+        started_at: running.map_or_else(|| now.clone(), |running| running.started_at.clone()),
+        finished_at: now,
+        container_id: container.container_id.clone(),
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
 /// Whether an init container stays: restartPolicy Always.
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy == Some(RestartPolicy::Always)
@@ -202,16 +256,10 @@ fn end_of_earlier_boot(before: &ContainerStatus) -> ContainerState {
     if before.state.terminated.is_some() {
         return before.state.clone();
     }
-    let Some(running) = &before.state.running else { return before.last_state.clone() };
-    let terminated = Terminated {
-        exit_code: 137,
-        reason: String::from("ContainerStatusUnknown"),
-        message: Some(String::from("The node was restarted while the container ran")),
-        started_at: running.started_at.clone(),
-        finished_at: clock::now_seconds(),
-        container_id: before.container_id.clone(),
-    };
-    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+    match before.state.running {
+        Some(_) => lost_with_node(before),
+        None => before.last_state.clone(),
+    }
 }
 
 fn set_condition(

@@ -64,6 +64,13 @@ impl<R: Runtime> ContainerTask<R> {
     /// Runs the container until it is over.
     pub(crate) async fn run(mut self) -> Outcome {
         let mut back_off = BackOff::default();
+        let ended = self.board.update_container(self.slot, |status| {
+            status.state.terminated.as_ref().map(|end| end.exit_code)
+        });
+        if let Some(code) = ended.flatten() {
+            // In an earlier boot; it is not to run again.
+            return Outcome::Ended(code);
+        }
         loop {
             if self.stop.borrow().is_some() {
                 self.set_state(waiting_state("ContainerCreating", None));

@@ -15,7 +15,6 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use bulkhead_agent_protocol::{
     AgentError, ErrorReason, Pod, PodAssignment, PodData, PodEvent, PodStatus, pod::Volume,
-    status::PodPhase,
 };
 use tokio::{
     sync::{broadcast, watch},
@@ -93,9 +92,7 @@ impl<R: Runtime> Pods<R> {
         );
         let (remove, removed) = watch::channel(false);
         let stop = watch::Sender::new(None);
-        let over = assignment
-            .previous
-            .filter(|previous| matches!(previous.phase, PodPhase::Succeeded | PodPhase::Failed));
+        let over = assignment.previous.and_then(|previous| board::end_with_node(&pod, previous));
         if let Some(previous) = over {
             board.update(|status| *status = PodStatus { uid: uid.clone(), ..previous });
             stop.send_replace(Some(Instant::now()));
@@ -181,6 +178,18 @@ impl<R: Runtime> Pods<R> {
                 let pod = &entry.context.pod.metadata.name;
                 not_found(format!("container {container} is not in pod {pod}"))
             })
+    }
+
+    /// What a pod runs with.
+    ///
+    /// # Errors
+    /// [`ErrorReason::NotFound`].
+    pub(crate) fn context(&self, uid: &str) -> Result<Rc<PodContext>, AgentError> {
+        let entries = self.entries.borrow();
+        entries.get(uid).map(|entry| Rc::clone(&entry.context)).ok_or_else(|| AgentError {
+            reason: ErrorReason::NotFound,
+            message: format!("no pod {uid} here"),
+        })
     }
 
     /// Every running container: pod uid, name, id.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bulkhead_agent_protocol::{
-    ContainerImage, ImageConfig, PodAssignment, PodData, PodEvent, PodStatus,
+    ContainerImage, ImageConfig, PodAssignment, PodData, PodEvent, PodStatus, VolumeFile,
     pod::{Container, Volume},
     status::PodPhase,
 };
@@ -29,6 +29,7 @@ enum Act {
     Runs,
     IgnoresTerm,
     FailsToStart,
+    Lacks,
     OutOfMemory,
 }
 
@@ -77,6 +78,9 @@ impl Runtime for Fake {
         let act = act.unwrap_or(Act::Runs);
         if matches!(act, Act::FailsToStart) {
             return Err(RuntimeError::Start(String::from("no such program")));
+        }
+        if matches!(act, Act::Lacks) {
+            return Err(RuntimeError::Config(String::from("configmap \"m\" not found")));
         }
         let id = format!("{}-{attempt}", container.name);
         let (told, mut tell) = watch::channel(None);
@@ -386,6 +390,85 @@ async fn applying_twice_runs_once_and_a_changed_pod_is_refused() {
             assert_eq!(bench.journal().len(), 2);
             let other = assignment(json!({"containers": [{"name": "c", "image": "j"}]}));
             assert!(bench.pods.apply(other).unwrap_err().message.contains("spec"));
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_run_again_fails_with_its_node() {
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    let ended = |code: i32| json!({"terminated": {"exitCode": code, "reason": "x", "startedAt": "", "finishedAt": ""}});
+    let previous = |states: [&Value; 2]| -> PodStatus {
+        let statuses = [("a", states[0]), ("b", states[1])].map(|(name, state)| {
+            json!({"name": name, "state": state, "ready": false, "restartCount": 0, "image": "i",
+                "imageID": "", "started": false, "containerID": format!("bulkhead://{name}")})
+        });
+        let status = json!({"uid": "u", "phase": "Running", "containerStatuses": statuses});
+        serde_json::from_value(status).unwrap()
+    };
+    let spec = |policy: &str| {
+        json!({"restartPolicy": policy, "containers": [
+            {"name": "a", "image": "i"}, {"name": "b", "image": "i"}]})
+    };
+    for (policy, states, phase, starts) in [
+        ("Never", [&ended(0), &running], PodPhase::Failed, &[][..]),
+        ("OnFailure", [&ended(0), &running], PodPhase::Running, &["0 start b"]),
+        ("OnFailure", [&ended(1), &running], PodPhase::Running, &["0 start a", "0 start b"]),
+        ("Always", [&ended(0), &running], PodPhase::Running, &["0 start a", "0 start b"]),
+    ] {
+        let bench = Bench::new(&[]);
+        LocalSet::new()
+            .run_until(async {
+                let assigned =
+                    PodAssignment { previous: Some(previous(states)), ..assignment(spec(policy)) };
+                bench.pods.apply(assigned).unwrap();
+                seconds(1).await;
+                let journal = bench.journal();
+                let started: Vec<_> =
+                    journal.iter().filter(|line| line.contains("start")).collect();
+                assert_eq!(started, starts, "{policy}");
+                let status = bench.status();
+                assert_eq!(status.phase, phase, "{policy}");
+                let first = &status.container_statuses[0].state;
+                assert_eq!(first.terminated.is_some(), starts.len() < 2, "{policy}");
+                if policy == "Never" {
+                    let end = status.container_statuses[1].state.terminated.as_ref().unwrap();
+                    assert_eq!(
+                        (end.exit_code, end.reason.as_str()),
+                        (137, "ContainerStatusUnknown")
+                    );
+                }
+            })
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_lacks_something_starts_once_it_is_there() {
+    let bench = Bench::new(&[("c", &[Act::Lacks, Act::Runs])]);
+    LocalSet::new()
+        .run_until(async {
+            let spec = json!({"containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "v", "configMap": {"name": "m"}}]});
+            let mut assigned = assignment(spec);
+            assigned.data.volumes.insert(String::from("v"), Vec::new());
+            bench.pods.apply(assigned.clone()).unwrap();
+            seconds(1).await;
+            assert_eq!(waiting(&bench.status()).0, "CreateContainerConfigError");
+            let file = VolumeFile {
+                path: String::from("k"),
+                mode: 0o644,
+                data: bulkhead_agent_protocol::stream::Data(Vec::new()),
+            };
+            assigned.data.volumes.insert(String::from("v"), vec![file]);
+            bench.pods.apply(assigned).unwrap();
+            seconds(1).await;
+            assert_eq!(
+                bench.journal(),
+                ["0 sandbox", "0 start c", "1 volume v", "1 start c"],
+                "it does not wait for its back-off"
+            );
+            assert_eq!(bench.status().phase, PodPhase::Running);
         })
         .await;
 }

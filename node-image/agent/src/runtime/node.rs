@@ -18,6 +18,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::{
     Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError, bpf, capabilities,
@@ -85,6 +86,14 @@ impl NodeRuntime {
             interface: format!("veth{ip:08x}"),
             mtu: self.identity.mtu(),
         }
+    }
+
+    /// Connects to a TCP port of a pod's own loopback.
+    ///
+    /// # Errors
+    /// Why not: nothing may listen there.
+    pub(crate) async fn connect(&self, pod: &PodContext, port: u16) -> io::Result<TcpStream> {
+        self.sandbox(pod).connect(port).await
     }
 
     /// Runs a process in a running container.

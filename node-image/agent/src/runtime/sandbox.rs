@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io,
     net::Ipv4Addr,
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
 };
 
@@ -20,8 +20,9 @@ use rtnetlink::{
 };
 use rustix::{
     mount::{UnmountFlags, mount_bind, unmount},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
+use tokio::net::{TcpSocket, TcpStream};
 
 /// The pods' next hop: link-local, the same for all.
 pub(crate) const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -147,6 +148,24 @@ impl Sandbox {
             .scope(RouteScope::Link)
             .build();
         handle.route().add(route).replace().execute().await.map_err(step("route to the pod"))
+    }
+
+    /// Connects to a port of the pod's loopback. A socket belongs to the namespace that it was made
+    /// in: a thread of its own makes it there.
+    pub(crate) async fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        let namespace = self.namespace("net");
+        let make = move || -> io::Result<TcpSocket> {
+            let namespace = File::open(namespace)?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            TcpSocket::new_v4()
+        };
+        std::thread::Builder::new()
+            .name(String::from("connect"))
+            .stack_size(64 << 10)
+            .spawn(move || done.send(make()))?;
+        let socket = result.await.map_err(io::Error::other)??;
+        socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
     }
 
     /// Takes it down. What is not there is no failure.

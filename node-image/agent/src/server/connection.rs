@@ -3,8 +3,8 @@
 use std::{rc::Rc, time::Duration};
 
 use bulkhead_agent_protocol::{
-    AgentError, AttachRequest, ErrorReason, ExecRequest, LogsRequest, PodEvent, Request, Response,
-    ShutdownMode, StreamFrame,
+    AgentError, AttachRequest, ErrorReason, ExecRequest, LogsRequest, PodEvent, PortForwardRequest,
+    Request, Response, ShutdownMode, StreamFrame,
     frame::FrameError,
     frame_io::{FrameReader, FrameWriter},
 };
@@ -29,7 +29,11 @@ where
                 return;
             }
             Ok(Request::Logs(request)) => {
-                let _ = send_logs(&agent, &request, &mut writer).await;
+                tokio::select! {
+                    _ = send_logs(&agent, &request, &mut writer) => {}
+                    // Nothing follows the request: this is the host's end.
+                    _ = reader.next::<StreamFrame>() => {}
+                }
                 return;
             }
             Ok(Request::Exec(request)) => {
@@ -38,6 +42,10 @@ where
             }
             Ok(Request::Attach(request)) => {
                 let _ = attach(&agent, &request, &mut reader, writer).await;
+                return;
+            }
+            Ok(Request::PortForward(request)) => {
+                let _ = port_forward(&agent, &request, &mut reader, writer).await;
                 return;
             }
             Ok(request) => unary(&agent, request).await.unwrap_or_else(Response::Error),
@@ -75,7 +83,11 @@ async fn unary(agent: &Rc<Agent>, request: Request) -> Result<Response, AgentErr
             shut_down(agent, mode, Duration::from_secs(grace_period_seconds.into()));
         }
         // Taken by `serve`.
-        Request::WatchPods | Request::Logs(_) | Request::Exec(_) | Request::Attach(_) => {
+        Request::WatchPods
+        | Request::Logs(_)
+        | Request::Exec(_)
+        | Request::Attach(_)
+        | Request::PortForward(_) => {
             return Err(AgentError {
                 reason: ErrorReason::BadRequest,
                 message: String::from("a streaming request is no unary one"),
@@ -210,6 +222,32 @@ where
         Ok(io) => {
             writer.write(&Response::Streaming).await?;
             streams::attach(reader, writer, &io, request.stdin).await
+        }
+        Err(error) => writer.write(&Response::Error(error)).await,
+    }
+}
+
+async fn port_forward<R, W>(
+    agent: &Agent,
+    request: &PortForwardRequest,
+    reader: &mut FrameReader<R>,
+    mut writer: FrameWriter<W>,
+) -> Result<(), FrameError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let connected = match agent.pods.context(&request.uid) {
+        Ok(pod) => agent.runtime.connect(&pod, request.port).await.map_err(|error| {
+            let pod = &pod.pod.metadata.name;
+            conflict(format!("port {} of pod {pod}: {error}", request.port))
+        }),
+        Err(error) => Err(error),
+    };
+    match connected {
+        Ok(connection) => {
+            writer.write(&Response::Streaming).await?;
+            streams::forward(reader, writer, connection).await
         }
         Err(error) => writer.write(&Response::Error(error)).await,
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use tokio::sync::broadcast;
 
 pub(crate) use io::{AsyncFile, Console, ProcessIo};
-pub(crate) use session::{attach, collect, exec};
+pub(crate) use session::{attach, collect, exec, forward};
 
 use crate::logs::Stream;
 

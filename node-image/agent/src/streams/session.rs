@@ -10,7 +10,8 @@ use bulkhead_agent_protocol::{
     stream::Data,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
     sync::{Mutex, broadcast::error::RecvError},
     time::timeout,
 };
@@ -58,12 +59,12 @@ fn output(stream: Stream, data: &[u8]) -> StreamFrame {
     }
 }
 
-/// Passes input on until the host has no more, then never returns: only the process's end counts.
+/// Passes input on until the host is gone, and returns how it went.
 async fn feed<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     mut stdin: Option<Rc<AsyncFile>>,
     terminal: Option<Rc<AsyncFile>>,
-) -> std::convert::Infallible {
+) -> FrameError {
     loop {
         match reader.next::<StreamFrame>().await {
             Ok(StreamFrame::Stdin(Data(bytes))) => {
@@ -86,10 +87,8 @@ async fn feed<R: AsyncRead + Unpin>(
                     let _ = terminal.resize(width, height);
                 }
             }
-            Ok(_) | Err(_) => {
-                drop(stdin.take());
-                return std::future::pending().await;
-            }
+            Ok(_) => return io::Error::from(io::ErrorKind::InvalidData).into(),
+            Err(error) => return error,
         }
     }
 }
@@ -127,7 +126,7 @@ where
         writer.lock().await.write(&StreamFrame::End { code }).await
     };
     tokio::select! {
-        never = feed(reader, stdin, terminal) => match never {},
+        gone = feed(reader, stdin, terminal) => Err(gone),
         finished = finish => finished,
     }
 }
@@ -169,8 +168,58 @@ where
         }
     };
     tokio::select! {
-        never = feed(reader, wanted, terminal) => match never {},
+        gone = feed(reader, wanted, terminal) => Err(gone),
         finished = outputs => finished,
+    }
+}
+
+/// Carries a connection's bytes both ways until the connection or the host has ended.
+///
+/// # Errors
+/// When the host is gone.
+pub(crate) async fn forward<R, W>(
+    reader: &mut FrameReader<R>,
+    mut writer: FrameWriter<W>,
+    connection: TcpStream,
+) -> Result<(), FrameError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (mut from, mut to) = connection.into_split();
+    let inward = async {
+        loop {
+            match reader.next::<StreamFrame>().await? {
+                StreamFrame::Stdin(Data(bytes)) => {
+                    if to.write_all(&bytes).await.is_err() {
+                        // It takes no more, but what it still says is passed on.
+                        return std::future::pending().await;
+                    }
+                }
+                // It may have closed it already.
+                StreamFrame::CloseStdin => drop(to.shutdown().await),
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            }
+        }
+    };
+    let outward = async {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let last = match from.read(&mut buffer).await {
+                Ok(0) => StreamFrame::End { code: 0 },
+                Ok(read) => {
+                    let data = buffer.get(..read).unwrap_or_default();
+                    writer.write(&output(Stream::Stdout, data)).await?;
+                    continue;
+                }
+                Err(error) => StreamFrame::Failed { message: error.to_string() },
+            };
+            return writer.write(&last).await;
+        }
+    };
+    tokio::select! {
+        gone = inward => gone,
+        finished = outward => finished,
     }
 }
 
