@@ -26,6 +26,7 @@ pub mod frame_io;
 pub mod image;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod quantity;
 pub mod status;
 pub mod stream;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     AgentError, ErrorReason,
+    probe::{Lifecycle, Probe},
     volume::{ConfigMapVolume, DownwardApiVolume, ProjectedVolume, ResourceFieldRef, SecretVolume},
 };
 
@@ -152,6 +153,10 @@ pub struct Container {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
+    pub startup_probe: Option<Probe>,
+    pub liveness_probe: Option<Probe>,
+    pub readiness_probe: Option<Probe>,
+    pub lifecycle: Option<Lifecycle>,
     pub termination_message_path: Option<String>,
     pub termination_message_policy: Option<String>,
     /// Only `Always`, and only on an init container: a sidecar.
@@ -385,11 +390,11 @@ mod tests {
     fn what_is_not_supported_is_refused_by_its_path() {
         let pod = json!({
             "metadata": {"name": "p", "namespace": "default", "uid": "u"},
-            "spec": {"containers": [{"name": "c", "image": "i", "lifecycle": {}}]}
+            "spec": {"containers": [{"name": "c", "image": "i", "resizePolicy": []}]}
         });
         let error = Pod::parse(&pod).unwrap_err();
         assert_eq!(error.reason, ErrorReason::Unsupported);
-        assert!(error.message.contains("spec.containers[0].lifecycle"), "{}", error.message);
+        assert!(error.message.contains("spec.containers[0].resizePolicy"), "{}", error.message);
     }
 
     #[test]

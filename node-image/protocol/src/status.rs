@@ -15,6 +15,17 @@ pub enum PodEvent {
         /// Its last status.
         last: Box<PodStatus>,
     },
+    /// Something happened to the pod that people want to know: an Event of it.
+    Notice {
+        /// Its uid.
+        uid: String,
+        /// Whether it is a `Warning`; else `Normal`.
+        warning: bool,
+        /// A CamelCase reason (`Unhealthy`).
+        reason: String,
+        /// One line.
+        message: String,
+    },
     /// All that was known when the watch began has been sent.
     Synced,
 }

@@ -99,6 +99,13 @@ impl Pods {
         self.entries().remove(uid);
     }
 
+    /// A pod's object.
+    fn object(&self, uid: &str) -> Option<Arc<Value>> {
+        let entries = self.entries();
+        let (desired, _) = entries.get(uid)?.worker.as_ref()?;
+        Some(Arc::clone(&desired.borrow().object))
+    }
+
     /// Which pod has this namespace and name, and on which node: uid, node.
     pub(super) fn find(&self, namespace: &str, name: &str) -> Option<(String, String)> {
         self.entries().iter().find_map(|(uid, entry)| {
@@ -263,6 +270,12 @@ async fn follow_boot(context: &Context, node: &str, up: &Up) -> Result<(), Clien
             PodEvent::Removed { uid, last } => {
                 known.remove(&uid);
                 context.pods.report(node, &uid, Reported::Removed(last));
+            }
+            PodEvent::Notice { uid, warning, reason, message } => {
+                if let Some(object) = context.pods.object(&uid) {
+                    let kind = if warning { "Warning" } else { "Normal" };
+                    super::events::pod(context, &object, kind, &reason, &message);
+                }
             }
             PodEvent::Synced => {
                 // A pod whose object went while no daemon ran.

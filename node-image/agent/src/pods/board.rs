@@ -111,6 +111,16 @@ impl Board {
         })
     }
 
+    /// Tells of something that happened to the pod.
+    pub(crate) fn notice(&self, warning: bool, reason: &str, message: &str) {
+        self.hub.publish(PodEvent::Notice {
+            uid: self.pod.metadata.uid.clone(),
+            warning,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+
     /// The status as it is.
     pub(crate) fn status(&self) -> PodStatus {
         self.status.borrow().clone()

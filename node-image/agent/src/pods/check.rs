@@ -12,6 +12,8 @@ use bulkhead_agent_protocol::{
     pod::{Container, EnvVarSource, RestartPolicy, Volume},
 };
 
+use super::action::Action;
+
 type Check = Result<(), String>;
 
 /// Parses an assignment's pod and refuses what cannot be done.
@@ -147,6 +149,7 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
             Some(EnvVarSource::ConfigMapKeyRef(_) | EnvVarSource::SecretKeyRef(_)) | None => {}
         }
     }
+    probes_check(container, init)?;
     for (kind, map) in
         [("limits", &container.resources.limits), ("requests", &container.resources.requests)]
     {
@@ -196,6 +199,29 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
     for name in capabilities.into_iter().flat_map(|set| set.add.iter().chain(&set.drop)) {
         if name != "ALL" && crate::runtime::capabilities::find(name).is_none() {
             return Err(format!("securityContext.capabilities: {name} is not a capability"));
+        }
+    }
+    Ok(())
+}
+
+fn probes_check(container: &Container, init: bool) -> Check {
+    let own = [
+        ("startupProbe", &container.startup_probe),
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+    ];
+    let ends = init && container.restart_policy.is_none();
+    for (field, probe) in own {
+        let Some(probe) = probe else { continue };
+        if ends {
+            return Err(format!("{field}: an init container that ends has no probes"));
+        }
+        Action::of_probe(container, probe).map_err(|why| format!("{field}.{why}"))?;
+    }
+    let Some(hooks) = &container.lifecycle else { return Ok(()) };
+    for (field, hook) in [("postStart", &hooks.post_start), ("preStop", &hooks.pre_stop)] {
+        if let Some(hook) = hook {
+            Action::of_hook(container, hook).map_err(|why| format!("lifecycle.{field}.{why}"))?;
         }
     }
     Ok(())
@@ -339,6 +365,9 @@ mod tests {
             ),
             (json!({"container": {"securityContext": {"capabilities": {"add": ["FLY"]}}}}), "FLY"),
             (json!({"container": {"workingDir": "x"}}), "workingDir"),
+            (json!({"container": {"livenessProbe": {"grpc": {"port": 1}}}}), "livenessProbe.grpc"),
+            (json!({"container": {"readinessProbe": {}}}), "containers[0].readinessProbe"),
+            (json!({"container": {"lifecycle": {"preStop": {}}}}), "lifecycle.preStop"),
             (json!({"hostname": "a\n127.0.0.1 b"}), "spec.hostname"),
             (json!({"hostname": "-a"}), "spec.hostname"),
             (json!({"subdomain": "a b"}), "spec.subdomain"),

@@ -1,28 +1,48 @@
 //! The life of one container: start, end, back-off, start again, until its policy or a stop says
 //! that it is over.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
 
 use bulkhead_agent_protocol::{
     pod::{Container, RestartPolicy},
     status::{ContainerState, Running, Terminated},
 };
+use futures_util::future::OptionFuture;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
+    action::Action,
     backoff::BackOff,
     board::{Board, Slot, waiting_state},
+    lifecycle::DEFAULT_GRACE,
+    probe::Prober,
 };
 use crate::{
     clock,
-    runtime::{Exit, Instance, PodContext, Runtime, RuntimeError},
+    runtime::{Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError},
 };
 
 /// When a container must be dead: it is asked at once and killed at this time.
 pub(crate) type Stop = Option<Instant>;
+
+/// What a container gets after the signal when its hook took all of its grace period.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// How far a container's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nobody wants it.
+    Runs,
+    /// Its hook runs.
+    Hook,
+    /// It has the signal.
+    Asked,
+    /// It has had it only when its grace period was over.
+    Overtime,
+}
 
 /// How a container's life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,35 +173,8 @@ impl<R: Runtime> ContainerTask<R> {
             let running = Some(Running { started_at: started_at.clone() });
             status.state = ContainerState { running, ..ContainerState::default() };
             status.container_id = Some(format!("bulkhead://{id}"));
-            status.started = true;
-            status.ready = true;
         });
-        self.started.send_replace(true);
-
-        let mut asked = false;
-        let exit = loop {
-            let deadline = *self.stop.borrow_and_update();
-            if deadline.is_some() && !asked {
-                asked = true;
-                self.runtime.terminate(&id);
-            }
-            let killing = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                exit = &mut exit => break exit,
-                () = killing => {
-                    self.runtime.kill(&id);
-                    break exit.await;
-                }
-                changed = self.stop.changed() => if changed.is_err() {
-                    break exit.await;
-                },
-            }
-        };
+        let (exit, asked) = self.follow(&id, &mut exit).await;
         {
             let mut live = self.live.borrow_mut();
             live.id = None;
@@ -202,6 +195,92 @@ impl<R: Runtime> ContainerTask<R> {
             container_id: Some(format!("bulkhead://{id}")),
         });
         (exit, asked)
+    }
+
+    /// Waits for an instance's end, and brings it about: for the pod's stop, or for a probe.
+    async fn follow(&mut self, id: &str, exit: &mut ExitFuture) -> (Exit, bool) {
+        let prober = Prober {
+            runtime: Rc::clone(&self.runtime),
+            context: Rc::clone(&self.context),
+            container: self.container.clone(),
+            slot: self.slot,
+            board: Rc::clone(&self.board),
+            id: id.to_owned(),
+            started: self.started.clone(),
+        };
+        let mut probes = pin!(prober.run());
+        let mut stage = Stage::Runs;
+        let mut deadline: Stop = None;
+        let mut hook = pin!(OptionFuture::from(None));
+        loop {
+            let wanted = *self.stop.borrow_and_update();
+            if let Some(wanted) = wanted
+                && stage != Stage::Overtime
+            {
+                deadline = Some(deadline.map_or(wanted, |earlier| earlier.min(wanted)));
+            }
+            if let Some(deadline) = deadline
+                && stage == Stage::Runs
+            {
+                hook.set(OptionFuture::from(self.pre_stop(id, deadline)));
+                stage = Stage::Hook;
+            }
+            let due = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                exit = &mut *exit => return (exit, self.stop.borrow().is_some()),
+                kill = &mut probes, if stage == Stage::Runs => {
+                    let name = &self.container.name;
+                    let message = format!("Container {name} {}, will be restarted", kill.why);
+                    self.board.notice(false, "Killing", &message);
+                    deadline = Some(Instant::now() + kill.grace.unwrap_or_else(|| self.grace()));
+                }
+                _ = &mut hook, if stage == Stage::Hook => {
+                    self.runtime.terminate(id);
+                    stage = Stage::Asked;
+                }
+                () = due => {
+                    if stage == Stage::Hook {
+                        self.runtime.terminate(id);
+                        stage = Stage::Overtime;
+                        deadline = Some(Instant::now() + LEAST_GRACE);
+                        continue;
+                    }
+                    self.runtime.kill(id);
+                    let exit = exit.await;
+                    return (exit, self.stop.borrow().is_some());
+                }
+                changed = self.stop.changed() => if changed.is_err() {
+                    let exit = exit.await;
+                    return (exit, true);
+                },
+            }
+        }
+    }
+
+    /// The hook before the container is asked to stop, if it has one and there is time.
+    fn pre_stop(&self, id: &str, deadline: Instant) -> Option<impl Future<Output = ()> + use<R>> {
+        let hook = self.container.lifecycle.as_ref()?.pre_stop.as_ref()?;
+        let action = Action::of_hook(&self.container, hook).ok()?;
+        if deadline <= Instant::now() {
+            return None;
+        }
+        let (runtime, context) = (Rc::clone(&self.runtime), Rc::clone(&self.context));
+        let (board, id) = (Rc::clone(&self.board), id.to_owned());
+        Some(async move {
+            if let Err(problem) = runtime.act(&context, &id, &action).await {
+                board.notice(true, "FailedPreStopHook", &format!("PreStopHook failed: {problem}"));
+            }
+        })
+    }
+
+    fn grace(&self) -> Duration {
+        let seconds = self.context.pod.spec.termination_grace_period_seconds;
+        seconds.map_or(DEFAULT_GRACE, |seconds| Duration::from_secs(seconds.into()))
     }
 
     fn end(&self, terminated: Terminated) {

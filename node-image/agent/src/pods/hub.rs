@@ -32,7 +32,7 @@ impl Hub {
             PodEvent::Removed { uid, .. } => {
                 statuses.remove(uid);
             }
-            PodEvent::Synced => {}
+            PodEvent::Synced | PodEvent::Notice { .. } => {}
         }
         // Nobody listening is no failure.
         let _ = self.events.send(event);

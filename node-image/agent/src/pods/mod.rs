@@ -1,5 +1,6 @@
 //! The node's pods: a state machine per pod, over a [`Runtime`], with a kubelet's rules.
 
+pub(crate) mod action;
 mod backoff;
 mod board;
 mod check;
@@ -7,6 +8,7 @@ mod container;
 pub(crate) mod env;
 mod hub;
 mod lifecycle;
+mod probe;
 pub(crate) mod resources;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::Pods;
+use super::{Pods, action::Action};
 use crate::runtime::{Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError};
 
 /// What an instance does: ends by itself after some seconds, or runs until it is stopped.
@@ -43,6 +43,8 @@ struct Fake {
     /// What was asked, with the second it was asked in.
     journal: RefCell<Vec<String>>,
     begun: RefCell<Option<Instant>>,
+    /// From which second on a command succeeds; one that is not here always does.
+    healthy: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Fake {
@@ -104,6 +106,18 @@ impl Runtime for Fake {
             }
         });
         Ok(Instance { id, exit, io: None, log: None })
+    }
+
+    async fn act(&self, _: &PodContext, id: &str, action: &Action) -> Result<(), String> {
+        let Action::Exec(command) = action else { panic!("{action:?}") };
+        self.note(&format!("{} {id}", command[0]));
+        if command[0] == "hang" {
+            std::future::pending().await
+        }
+        let healthy = self.healthy.borrow().get(&command[0]).is_none_or(|since| {
+            self.begun.borrow().is_some_and(|begun| begun.elapsed() >= Duration::from_secs(*since))
+        });
+        if healthy { Ok(()) } else { Err(String::from("not yet")) }
     }
 
     fn terminate(&self, id: &str) {
@@ -469,6 +483,110 @@ async fn a_container_that_lacks_something_starts_once_it_is_there() {
                 "it does not wait for its back-off"
             );
             assert_eq!(bench.status().phase, PodPhase::Running);
+        })
+        .await;
+}
+
+fn exec(command: &str) -> Value {
+    json!({"exec": {"command": [command]}, "periodSeconds": 2, "failureThreshold": 2})
+}
+
+#[tokio::test(start_paused = true)]
+async fn startup_gates_the_other_probes_and_readiness_follows_its_own() {
+    let bench = Bench::new(&[]);
+    bench.fake.healthy.borrow_mut().insert(String::from("up"), 3);
+    bench.fake.healthy.borrow_mut().insert(String::from("ready"), 6);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({"containers": [{"name": "c", "image": "i",
+                "startupProbe": exec("up"), "readinessProbe": exec("ready")}]}));
+            let state = || {
+                let container = bench.status().container_statuses[0].clone();
+                (container.started, container.ready)
+            };
+            // Two failures in a row would be too many; the second try, at 2 s, is one.
+            bench.fake.healthy.borrow_mut().insert(String::from("up"), 2);
+            seconds(1).await;
+            assert_eq!(state(), (false, false));
+            seconds(2).await;
+            assert_eq!(state(), (true, false));
+            seconds(4).await;
+            assert_eq!(state(), (true, true));
+            bench.fake.healthy.borrow_mut().insert(String::from("ready"), 1000);
+            seconds(6).await;
+            assert_eq!(state(), (true, false));
+            assert_eq!(bench.status().container_statuses[0].restart_count, 0);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_not_alive_is_restarted_and_says_why() {
+    let bench = Bench::new(&[]);
+    bench.fake.healthy.borrow_mut().insert(String::from("alive"), 1000);
+    LocalSet::new()
+        .run_until(async {
+            let (_, mut events) = bench.pods.watch();
+            bench.apply(json!({"containers": [
+                {"name": "c", "image": "i", "livenessProbe": exec("alive")}]}));
+            seconds(3).await;
+            assert_eq!(
+                bench.journal()[1..],
+                [
+                    "0 start c",
+                    "0 alive c-0",
+                    "2 alive c-0",
+                    "2 term c-0",
+                    "2 start c",
+                    "2 alive c-1"
+                ]
+            );
+            let mut said = Vec::new();
+            while let Ok(event) = events.try_recv() {
+                if let PodEvent::Notice { reason, message, .. } = event {
+                    said.push((reason, message));
+                }
+            }
+            let unhealthy = ("Unhealthy".into(), "Liveness probe failed: not yet".into());
+            let killing =
+                ("Killing".into(), "Container c failed liveness probe, will be restarted".into());
+            assert_eq!(said[..3], [unhealthy.clone(), unhealthy, killing]);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_before_the_end_has_the_grace_period_and_two_seconds_more() {
+    for (hook, journal) in [
+        ("bye", ["1 bye c-0", "1 term c-0", "11 kill c-0"]),
+        ("hang", ["1 hang c-0", "11 term c-0", "13 kill c-0"]),
+    ] {
+        let bench = Bench::new(&[("c", &[Act::IgnoresTerm])]);
+        LocalSet::new()
+            .run_until(async {
+                bench.apply(json!({"containers": [{"name": "c", "image": "i",
+                    "lifecycle": {"preStop": {"exec": {"command": [hook]}}}}]}));
+                seconds(1).await;
+                bench.pods.remove("u", Duration::from_secs(10));
+                seconds(20).await;
+                assert_eq!(bench.journal()[2..5], journal);
+            })
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_hook_after_the_start_ends_the_container() {
+    let bench = Bench::new(&[]);
+    bench.fake.healthy.borrow_mut().insert(String::from("hello"), 1000);
+    LocalSet::new()
+        .run_until(async {
+            bench
+                .apply(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i",
+                "lifecycle": {"postStart": {"exec": {"command": ["hello"]}}}}]}));
+            seconds(1).await;
+            assert_eq!(bench.journal()[1..4], ["0 start c", "0 hello c-0", "0 term c-0"]);
+            assert_eq!(bench.status().phase, PodPhase::Failed);
         })
         .await;
 }

@@ -1,6 +1,7 @@
 //! What runs containers. The pods' state machine ([`crate::pods`]) sees only [`Runtime`], so that
 //! its rules are tested without a kernel; [`node::NodeRuntime`] is the one that runs them.
 
+mod action;
 pub(crate) mod bpf;
 pub(crate) mod capabilities;
 pub(crate) mod cgroup;
@@ -22,7 +23,7 @@ use bulkhead_agent_protocol::{
 };
 use tokio::sync::watch;
 
-use crate::{logs::LogState, streams::ContainerIo};
+use crate::{logs::LogState, pods::action::Action, streams::ContainerIo};
 
 /// A pod with what running it takes.
 #[derive(Debug)]
@@ -107,6 +108,9 @@ pub(crate) trait Runtime: 'static {
         container: &Container,
         attempt: u32,
     ) -> Result<Instance, RuntimeError>;
+
+    /// Does what a probe or hook asks to a running container; a failure says what went wrong.
+    async fn act(&self, pod: &PodContext, id: &str, action: &Action) -> Result<(), String>;
 
     /// Asks a container to stop with its image's stop signal.
     fn terminate(&self, id: &str);

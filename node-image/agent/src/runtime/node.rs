@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::{
-    Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError, bpf, capabilities,
+    Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError, action, bpf, capabilities,
     cgroup::Cgroup,
     children::{Child, Children},
     failed,
@@ -37,6 +37,7 @@ use crate::{
     logs::{LogState, LogWriter, remove_older},
     node::identity::Identity,
     pods::{
+        action::Action,
         env,
         resources::{self, CgroupLimits, QosClass},
     },
@@ -402,6 +403,10 @@ impl Runtime for NodeRuntime {
             Exit { code, oom_killed, message }
         });
         Ok(Instance { id, exit, io: Some(container_io), log: Some(log) })
+    }
+
+    async fn act(&self, pod: &PodContext, id: &str, action: &Action) -> Result<(), String> {
+        action::run(self, pod, id, action).await
     }
 
     fn terminate(&self, id: &str) {
