@@ -1,6 +1,11 @@
 //! Pods, from a real image to their end, through kubectl alone.
 
-use bulkhead_tests::{Home, Registry};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bulkhead_tests::{Home, Kubectl, Registry, until};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "localhost/busybox:test";
@@ -140,5 +145,156 @@ fn an_image_comes_from_a_registry_and_a_missing_one_backs_off() {
     kubectl.apply(&pod("missing", image(&missing), json!({})));
     kubectl.wait_pod("missing", "backs off", |pod| {
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff"
+    });
+}
+
+/// `kubectl port-forward` under way, ended when dropped.
+struct PortForward {
+    process: std::process::Child,
+    /// `127.0.0.1:PORT`.
+    address: String,
+    /// Read for as long as it runs: a closed pipe would end it.
+    _output: BufReader<std::process::ChildStdout>,
+}
+
+impl PortForward {
+    #[track_caller]
+    fn start(kubectl: &Kubectl, pod: &str, port: u16) -> Self {
+        let mut process = kubectl
+            .command(&["port-forward", pod, &format!(":{port}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address =
+            line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(" -> "));
+        let (address, _) = address.unwrap_or_else(|| panic!("kubectl port-forward: {line:?}"));
+        Self { address: address.to_owned(), process, _output: output }
+    }
+
+    /// What a request for `path` is answered, head and body.
+    fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+impl Drop for PortForward {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn ports_are_forwarded_and_files_copied() {
+    let home = Home::new();
+    let cluster = home.cluster("forward", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    let script = "mkdir /www; hostname > /www/index.html; exec httpd -f -p 127.0.0.1:8080 -h /www";
+    kubectl.apply(&pod("web", sh(script), json!({})));
+    kubectl.wait_phase("web", "Running");
+
+    // kubectl gives up when nothing listens yet.
+    until("the server in the pod listens", Duration::from_secs(30), || {
+        let asked = kubectl.run(&["exec", "web", "--", "nc", "-z", "127.0.0.1", "8080"]);
+        if asked.code == 0 { Ok(()) } else { Err(asked.stderr) }
+    });
+    let forward = PortForward::start(&kubectl, "web", 8080);
+    let answer = forward.get("/index.html").unwrap();
+    assert!(answer.ends_with("\r\n\r\nweb\n"), "{answer}");
+    // Larger than any frame, and several at once.
+    let file = home.path().join("large");
+    std::fs::write(&file, "0123456789".repeat(50_000)).unwrap();
+    let target = "web:/www/large";
+    kubectl.run(&["cp", file.to_str().unwrap(), target]).ok();
+    let answers: Vec<String> = std::thread::scope(|scope| {
+        let gets: Vec<_> = (0..3).map(|_| scope.spawn(|| forward.get("/large"))).collect();
+        gets.into_iter().map(|get| get.join().unwrap().unwrap()).collect()
+    });
+    for answer in answers {
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        assert_eq!(body.len(), 500_000);
+    }
+    let back = home.path().join("back");
+    kubectl.run(&["cp", target, back.to_str().unwrap()]).ok();
+    assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(&back).unwrap());
+
+    let mut nothing = PortForward::start(&kubectl, "web", 9);
+    assert_eq!(nothing.get("/").unwrap_or_default(), "");
+    assert!(!nothing.process.wait().unwrap().success(), "kubectl goes on where nothing listens");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn probes_decide_readiness_and_restarts_and_hooks_run() {
+    let home = Home::new();
+    let cluster = home.cluster("probes", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    let http = json!({"httpGet": {"port": "web", "path": "/up"}, "periodSeconds": 1});
+    let ready = json!({
+        "command": ["sh", "-c", "mkdir -p /www; exec httpd -f -p 8080 -h /www"],
+        "ports": [{"name": "web", "containerPort": 8080}],
+        "startupProbe": {"tcpSocket": {"port": "web"}, "periodSeconds": 1, "failureThreshold": 30},
+        "readinessProbe": http,
+        "lifecycle": {"postStart": {"exec": {"command": ["touch", "/started"]}}},
+    });
+    kubectl.apply(&pod("ready", ready, json!({})));
+    let alive = json!({
+        "command": ["sh", "-c", "touch /alive; trap 'exit 0' TERM; while :; do sleep 1; done"],
+        "livenessProbe": {"exec": {"command": ["cat", "/alive"]}, "periodSeconds": 1,
+            "timeoutSeconds": 5, "failureThreshold": 2},
+    });
+    kubectl.apply(&pod("alive", alive, json!({})));
+
+    let status = |pod: &Value| pod["status"]["containerStatuses"][0].clone();
+    let ready = kubectl.wait_pod("ready", "has started", |pod| status(pod)["started"] == true);
+    assert_eq!(status(&ready)["ready"], false, "{ready:#}");
+    let script = "test -e /started && echo up > /www/up";
+    kubectl.run(&["exec", "ready", "--", "sh", "-c", script]).ok();
+    kubectl.wait_pod("ready", "is ready", |pod| status(pod)["ready"] == true);
+    kubectl.run(&["exec", "ready", "--", "rm", "/www/up"]).ok();
+    let ready = kubectl.wait_pod("ready", "is not", |pod| status(pod)["ready"] == false);
+    assert_eq!(status(&ready)["restartCount"], 0, "{ready:#}");
+
+    kubectl.wait_phase("alive", "Running");
+    kubectl.run(&["exec", "alive", "--", "rm", "/alive"]).ok();
+    kubectl
+        .wait_pod("alive", "is restarted", |pod| status(pod)["restartCount"].as_u64() >= Some(1));
+    let events = kubectl.run(&["get", "events"]).ok();
+    for said in ["Readiness probe failed: HTTP probe failed with statuscode: 404", "Liveness probe"]
+    {
+        assert!(events.contains(said), "{said}: {events}");
+    }
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_silent_command_ends_with_its_client() {
+    let home = Home::new();
+    let cluster = home.cluster("silent", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&pod("web", sh("exec sleep 1000"), json!({})));
+    kubectl.wait_phase("web", "Running");
+    let mut client = kubectl.command(&["exec", "web", "--", "sleep", "1234"]).spawn().unwrap();
+    let processes = || kubectl.run(&["exec", "web", "--", "ps", "-o", "args"]).ok();
+    until("the command runs", Duration::from_secs(30), || {
+        let all = processes();
+        if all.contains("sleep 1234") { Ok(()) } else { Err(all) }
+    });
+    client.kill().unwrap();
+    client.wait().unwrap();
+    until("the command has ended", Duration::from_secs(30), || {
+        let all = processes();
+        if all.contains("sleep 1234") { Err(all) } else { Ok(()) }
     });
 }

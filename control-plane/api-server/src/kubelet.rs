@@ -1,4 +1,4 @@
-//! Logs, exec and attach: the host's kubelet endpoint answers, this server passes it on.
+//! Logs, exec, attach and port-forward: the host's kubelet endpoint answers, this server passes it on.
 //!
 //! The connection to it is mutual TLS with the cluster's certificates. An upgraded connection
 //! (WebSocket) is copied byte for byte in both directions; its frames are the client's and the
@@ -50,7 +50,7 @@ impl Kubelets {
         Self { tls: TlsConnector::from(tls) }
     }
 
-    /// Passes a `log`, `exec` or `attach` of `pod` to the endpoint of `node`.
+    /// Passes a `log`, `exec`, `attach` or `portforward` of `pod` to the endpoint of `node`.
     ///
     /// # Errors
     /// `BadRequest` if no container, or one that is not there, is named; `ServiceUnavailable` if
@@ -67,16 +67,13 @@ impl Kubelets {
     {
         let query = request.uri().query().unwrap_or("");
         let parameters = Query::parse(query);
-        let container = container(pod, parameters.get("container"))?;
-        let endpoint = match subresource {
-            "log" => "containerLogs",
-            other => other,
+        let pod_path = format!("{}/{}", namespace(pod).unwrap_or_default(), name(pod));
+        let container = || container(pod, parameters.get("container"));
+        let uri = match subresource {
+            "log" => format!("/containerLogs/{pod_path}/{}?{query}", container()?),
+            "portforward" => format!("/portForward/{pod_path}?{query}"),
+            other => format!("/{other}/{pod_path}/{}?{query}", container()?),
         };
-        let uri = format!(
-            "/{endpoint}/{}/{}/{container}?{query}",
-            namespace(pod).unwrap_or_default(),
-            name(pod)
-        );
         let upgrades = request.headers().contains_key(header::UPGRADE);
         if subresource != "log" && !upgrades {
             return Err(Status::bad_request("Upgrade request required"));

@@ -12,9 +12,12 @@ mod images;
 mod node;
 mod pod;
 mod pods;
+mod port_forward;
 mod resolver;
+mod spdy;
 mod status;
 mod streams;
+mod websocket;
 
 use std::collections::BTreeMap;
 use std::path::Path;

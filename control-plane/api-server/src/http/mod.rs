@@ -377,7 +377,8 @@ impl Front {
                 let scaled = self.api.set_scale(place, name, &options, change).await?;
                 Ok(body::json(200, &scaled, JSON))
             }
-            ("log", Method::GET) | ("exec" | "attach", Method::GET | Method::POST) => {
+            ("log", Method::GET)
+            | ("exec" | "attach" | "portforward", Method::GET | Method::POST) => {
                 let pod = self.api.get(place, name).await?;
                 let node = crate::object::text(&pod, "spec.nodeName").to_owned();
                 if node.is_empty() {

@@ -26,6 +26,12 @@ const POD_SUBRESOURCES: &[Subresource] = &[
         verbs: &["create", "get"],
     },
     Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },
+    Subresource {
+        name: "portforward",
+        kind: "PodPortForwardOptions",
+        group_version: None,
+        verbs: &["create", "get"],
+    },
     status("Pod"),
 ];
 

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Context;
 use super::client::{KubeError, certs, key, roots};
-use super::streams;
+use super::{port_forward, streams};
 use crate::fault;
 
 /// The endpoint, listening.
@@ -83,7 +83,7 @@ fn tls(pki: &Path) -> Result<rustls::ServerConfig, KubeError> {
         .map_err(|error| failed(&error))
 }
 
-/// What the endpoint is asked for: `/VERB/NAMESPACE/POD/CONTAINER?…`.
+/// What the endpoint is asked for: `/VERB/NAMESPACE/POD/CONTAINER?…`; `portForward` has no container.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) namespace: String,
@@ -106,7 +106,8 @@ impl Target {
 fn parse(path: &str, query: &str) -> Option<(String, Target)> {
     let mut parts = path.strip_prefix('/')?.split('/').map(decode);
     let mut part = || parts.next().flatten().filter(|part| !part.is_empty());
-    let (verb, namespace, pod, container) = (part()?, part()?, part()?, part()?);
+    let (verb, namespace, pod) = (part()?, part()?, part()?);
+    let container = if verb == "portForward" { String::new() } else { part()? };
     if parts.next().is_some() {
         return None;
     }
@@ -128,6 +129,19 @@ fn decode(text: &str) -> Option<String> {
 
 pub(super) type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 
+/// Why a request is not served.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) message: String,
+}
+
+impl From<Refusal> for Response<Body> {
+    fn from(refusal: Refusal) -> Self {
+        text(refusal.status, refusal.message)
+    }
+}
+
 /// A plain answer.
 pub(super) fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
     use http_body_util::BodyExt as _;
@@ -146,6 +160,7 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Response<B
         "containerLogs" => streams::logs(&context, &target).await,
         "exec" => streams::exec(&context, target, request).await,
         "attach" => streams::attach(&context, target, request).await,
+        "portForward" => port_forward::serve(&context, &target, request),
         _ => text(StatusCode::NOT_FOUND, "no such path"),
     }
 }
@@ -164,6 +179,9 @@ mod tests {
             target.query.iter().filter(|(k, _)| k == "command").map(|(_, v)| v.as_str()).collect();
         assert_eq!(commands, ["sh", "-c", "echo + x"]);
         assert!(target.flag("tty") && !target.flag("input"));
+        let (_, forwarded) = parse("/portForward/default/p", "ports=80").unwrap();
+        assert_eq!((forwarded.pod.as_str(), forwarded.container.as_str()), ("p", ""));
+        assert_eq!(parse("/portForward/default/p/c", ""), None);
         assert_eq!(parse("/exec/default/p", ""), None);
         assert_eq!(parse("/exec/default/p/c/d", ""), None);
         assert_eq!(parse("/exec//p/c", ""), None);

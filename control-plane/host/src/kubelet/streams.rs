@@ -3,6 +3,7 @@
 //! The WebSocket's messages are those of `v5.channel.k8s.io` and `v4.channel.k8s.io`: binary, the
 //! first byte names the channel. v5 adds a message that closes a channel: `ff` and its number.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -13,21 +14,15 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
 use http_body_util::channel::Channel;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    UPGRADE,
-};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 use super::Context;
-use super::endpoint::{Body, Target, text};
-use crate::vm::NodeState;
+use super::endpoint::{Body, Refusal, Target, text};
+use super::websocket::{Offer, Socket};
+use crate::vm::{NodeState, Up};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -43,7 +38,7 @@ const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 pub(super) async fn logs(context: &Context, target: &Target) -> Response<Body> {
     let (uid, agent) = match find(context, target).await {
         Ok(found) => found,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into(),
     };
     let request = match logs_request(uid, target) {
         Ok(request) => request,
@@ -116,7 +111,7 @@ pub(super) async fn exec(
     }
     let (uid, agent) = match find(context, &target).await {
         Ok(found) => found,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into(),
     };
     let exec = ExecRequest {
         uid,
@@ -136,7 +131,7 @@ pub(super) async fn attach(
 ) -> Response<Body> {
     let (uid, agent) = match find(context, &target).await {
         Ok(found) => found,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into(),
     };
     let attach = AttachRequest {
         uid,
@@ -147,19 +142,28 @@ pub(super) async fn attach(
 }
 
 /// The pod's uid and a connection to its agent.
-async fn find(context: &Context, target: &Target) -> Result<(String, AgentClient), Response<Body>> {
+async fn find(context: &Context, target: &Target) -> Result<(String, AgentClient), Refusal> {
+    let (uid, up) = locate(context, target)?;
+    let agent = up.agent().await.map_err(|error| Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        message: format!("the pod's node: {error}"),
+    })?;
+    Ok((uid, agent))
+}
+
+/// The pod's uid and its node, if that is up.
+pub(super) fn locate(context: &Context, target: &Target) -> Result<(String, Arc<Up>), Refusal> {
     let Target { namespace, pod, .. } = target;
+    let refuse = |status, message| Refusal { status, message };
     let (uid, node) = context.pods.find(namespace, pod).ok_or_else(|| {
-        text(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this host"))
+        refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this host"))
     })?;
     let up = context.node(&node).and_then(|node| match &*node.state().borrow() {
-        NodeState::Up(up) => Some(up.clone()),
+        NodeState::Up(up) => Some(Arc::clone(up)),
         _ => None,
     });
-    let unavailable = |why: String| text(StatusCode::SERVICE_UNAVAILABLE, why);
-    let up = up.ok_or_else(|| unavailable(format!("node {node} is not ready")))?;
-    let agent = up.agent().await.map_err(|error| unavailable(format!("node {node}: {error}")))?;
-    Ok((uid, agent))
+    up.map(|up| (uid, up))
+        .ok_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE, format!("node {node} is not ready")))
 }
 
 fn refusal(error: &ClientError) -> Response<Body> {
@@ -178,45 +182,23 @@ fn refusal(error: &ClientError) -> Response<Body> {
 
 /// Opens the agent's stream and switches the connection to a WebSocket that carries it.
 async fn upgrade(
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     stream: impl Future<Output = Result<(StreamInput, StreamOutput), ClientError>>,
 ) -> Response<Body> {
-    let offered = request
-        .headers()
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect::<Vec<_>>();
-    let Some(protocol) = PROTOCOLS.into_iter().find(|protocol| offered.contains(protocol)) else {
-        return text(
-            StatusCode::BAD_REQUEST,
-            format!("a WebSocket with subprotocol {} is needed", PROTOCOLS.join(" or ")),
-        );
-    };
-    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY).cloned() else {
-        return text(StatusCode::BAD_REQUEST, "no Sec-WebSocket-Key");
+    let offer = match Offer::of(request, &PROTOCOLS) {
+        Ok(offer) => offer,
+        Err(refusal) => return refusal.into(),
     };
     let (input, output) = match stream.await {
         Ok(halves) => halves,
         Err(error) => return refusal(&error),
     };
-    let upgrading = hyper::upgrade::on(&mut request);
+    let (response, socket) = offer.accept();
     tokio::spawn(async move {
-        let Ok(connection) = upgrading.await else { return };
-        let socket =
-            WebSocketStream::from_raw_socket(TokioIo::new(connection), Role::Server, None).await;
-        bridge(socket, input, output).await;
+        if let Some(socket) = socket.await {
+            bridge(socket, input, output).await;
+        }
     });
-    let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
     response
 }
 
@@ -293,11 +275,7 @@ fn failure(message: &str) -> Value {
 }
 
 /// Until either side ends. Each direction waits for its own reader.
-async fn bridge(
-    socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>,
-    mut input: StreamInput,
-    mut output: StreamOutput,
-) {
+async fn bridge(socket: Socket, mut input: StreamInput, mut output: StreamOutput) {
     let (mut to_socket, mut from_socket) = socket.split();
     let inward = async {
         while let Some(Ok(message)) = from_socket.next().await {
