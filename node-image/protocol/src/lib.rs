@@ -46,7 +46,7 @@ pub use volume::{ContainerEnvironment, PodData, VolumeFile};
 pub const PORT: u32 = 1024;
 
 /// The version of this protocol. A host refuses an agent of another version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 1;
 
 /// What a host asks of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
