@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::model::{Namespaces, Node, Pod, PodSet};
-use crate::tally::{Tallies, Tally};
+use crate::tally::{Places, Spread, Tallies, Tally};
 
 /// A pod that takes room.
 #[derive(Debug, Clone)]
@@ -71,12 +71,14 @@ impl Cluster {
         self.images.get(name).copied().unwrap_or_default()
     }
 
-    /// How many pods on each node are in all of the sets.
-    pub(crate) fn tally(&mut self, sets: &[PodSet]) -> Arc<Tally> {
-        let nodes = &self.nodes;
-        let live =
-            nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.as_ref()?)));
-        self.tallies.of(sets, live, &self.namespaces)
+    /// How many pods in all of the sets there are, by the label `key` of their nodes.
+    pub(crate) fn members(&mut self, sets: Vec<PodSet>, key: &str) -> Arc<Tally> {
+        self.tallies.members(sets, key, self.nodes.iter().flatten(), &self.namespaces)
+    }
+
+    /// The places of each constraint, with the pods that it is about.
+    pub(crate) fn spread(&mut self, spread: &Spread) -> Arc<Vec<Places>> {
+        self.tallies.spread(spread, self.nodes.iter().flatten(), &self.namespaces)
     }
 
     /// Takes note of a node. What it was before, if it was there.
@@ -92,6 +94,15 @@ impl Cluster {
             return None;
         };
         self.forget_images(&before);
+        if before.object["metadata"]["labels"] != node.object["metadata"]["labels"] {
+            for pod in &before.pods {
+                self.tallies.remove(pod, &before, &self.namespaces);
+                self.tallies.add(pod, &node, &self.namespaces);
+            }
+            self.tallies.nodes_changed();
+        } else if before.taints != node.taints {
+            self.tallies.nodes_changed();
+        }
         node.pods.clone_from(&before.pods);
         node.requested = before.requested.clone();
         node.requested_for_scores = before.requested_for_scores.clone();
@@ -105,9 +116,10 @@ impl Cluster {
         for placed in self.placed.values() {
             if placed.node == node.name {
                 node.add(&placed.pod);
-                self.tallies.add(&placed.pod, index, &self.namespaces);
+                self.tallies.add(&placed.pod, &node, &self.namespaces);
             }
         }
+        self.tallies.nodes_changed();
         self.indices.insert(node.name.clone(), index);
         self.order.push(index);
         if index == self.nodes.len() {
@@ -123,9 +135,10 @@ impl Cluster {
         self.order.retain(|&one| one != index);
         let node = self.nodes[index].take()?;
         for pod in &node.pods {
-            self.tallies.remove(pod, index, &self.namespaces);
+            self.tallies.remove(pod, &node, &self.namespaces);
         }
         self.forget_images(&node);
+        self.tallies.nodes_changed();
         Some(node)
     }
 
@@ -176,7 +189,7 @@ impl Cluster {
             && let Some(there) = &mut self.nodes[index]
         {
             there.add(pod);
-            self.tallies.add(pod, index, &self.namespaces);
+            self.tallies.add(pod, there, &self.namespaces);
         }
         self.placed.insert(key, Placed { pod: Arc::clone(pod), node: node.into(), assumed });
     }
@@ -188,7 +201,7 @@ impl Cluster {
             && let Some(node) = &mut self.nodes[index]
         {
             node.remove(&pod);
-            self.tallies.remove(&pod, index, &self.namespaces);
+            self.tallies.remove(&pod, node, &self.namespaces);
         }
         Some(pod)
     }
@@ -302,16 +315,13 @@ mod tests {
         };
         assert_eq!(describe(one), describe(other));
         // What was counted as it changed is what is counted now.
-        let named = |cluster: &Cluster, tally: &Tally| -> BTreeMap<String, i64> {
-            let name = |index: usize| cluster.node(index).map(|node| node.name.clone());
-            tally.iter().map(|(&index, &count)| (name(index).unwrap(), count)).collect()
-        };
         let terms = |cluster: &Cluster| {
             let mut terms: Vec<String> = cluster
                 .tallies
                 .terms()
                 .map(|(meaning, term, tally)| {
-                    format!("{meaning:?} {term:?} {:?}", named(cluster, tally))
+                    let tally: BTreeMap<_, _> = tally.iter().collect();
+                    format!("{meaning:?} {term:?} {tally:?}")
                 })
                 .collect();
             terms.sort();
@@ -320,15 +330,19 @@ mod tests {
         assert_eq!(terms(one), terms(other));
         for kind in 0..6 {
             let asking = some_pod(99, kind);
-            let mut sets: Vec<PodSet> = asking.spread.iter().map(|one| one.pods.clone()).collect();
             let affinities = [&asking.affinity, &asking.anti_affinity];
-            let terms = affinities.iter().flat_map(|affinity| &affinity.required);
-            sets.extend(terms.map(|term| term.pods.clone()));
-            for set in sets {
-                let set = [set];
-                let (kept, counted) = (one.tally(&set), other.tally(&set));
-                assert_eq!(named(one, &kept), named(other, &counted));
+            for term in affinities.iter().flat_map(|affinity| &affinity.required) {
+                let sets = vec![term.pods.clone()];
+                let kept = one.members(sets.clone(), &term.topology_key);
+                assert_eq!(kept, other.members(sets, &term.topology_key));
             }
+            let spread = Spread {
+                constraints: asking.spread.clone(),
+                strict: true,
+                nodes: asking.nodes.clone(),
+                tolerations: asking.tolerations.clone(),
+            };
+            assert_eq!(one.spread(&spread), other.spread(&spread));
         }
     }
 

@@ -246,6 +246,8 @@ impl Scheduler {
             Ok(index) => {
                 let Some(node) = self.cluster.node(index) else { return true };
                 let node = node.name.clone();
+                // What is counted is changed now: nobody else may hold it, or it is copied.
+                drop(counts);
                 self.cluster.withdraw(&pod.uid);
                 self.cluster.assume(&pod, &node);
                 self.queue.wake(Event::PodPlaced(&pod), &self.cluster);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Node;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Test {
     In(Vec<String>),
     NotIn(Vec<String>),
@@ -18,7 +18,7 @@ enum Test {
     Never,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Requirement {
     key: String,
     test: Test,
@@ -59,7 +59,7 @@ impl Requirement {
 }
 
 /// A `NodeSelectorTerm`: all its requirements must hold; the empty one holds for no node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct NodeSelectorTerm {
     expressions: Vec<Requirement>,
     fields: Vec<Requirement>,
@@ -91,7 +91,7 @@ impl NodeSelectorTerm {
 }
 
 /// What a node must be for a pod to run there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RequiredNodes {
     labels: Vec<(String, String)>,
     /// One of these must hold, if there are any.

@@ -5,7 +5,7 @@ use bulkhead_client::{Selector, SelectorError, object};
 use serde_json::Value;
 
 use super::pod_set::selector_with_keys;
-use super::{Node, Pod, PodSet};
+use super::{Node, PodSet, RequiredNodes, Toleration};
 
 /// The label that tells nodes apart.
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -13,7 +13,7 @@ pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A constraint on how pods lie over the values of a label of nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Constraint {
     /// By how many pods the fullest place may be ahead of the emptiest, at least 1.
     pub(crate) max_skew: i64,
@@ -56,9 +56,14 @@ impl Constraint {
         })
     }
 
-    /// Whether pods on `node` count for `pod`.
-    pub(crate) fn counts_on(&self, node: &Node, pod: &Pod) -> bool {
-        (!self.honor_affinity || pod.nodes.hold(node))
-            && (!self.honor_taints || !node.taints.iter().any(|one| one.forbids(&pod.tolerations)))
+    /// Whether pods on `node` count for a pod that requires such nodes and tolerates such taints.
+    pub(crate) fn counts_on(
+        &self,
+        node: &Node,
+        nodes: &RequiredNodes,
+        tolerations: &[Toleration],
+    ) -> bool {
+        (!self.honor_affinity || nodes.hold(node))
+            && (!self.honor_taints || !node.taints.iter().any(|one| one.forbids(tolerations)))
     }
 }

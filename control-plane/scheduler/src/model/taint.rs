@@ -5,7 +5,7 @@ use bulkhead_client::object;
 use serde_json::Value;
 
 /// What a taint does to pods that do not tolerate it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
     /// They are not scheduled.
     NoSchedule,
@@ -64,7 +64,7 @@ impl Taint {
 }
 
 /// A pod's toleration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Toleration {
     key: String,
     operator: Operator,
@@ -72,7 +72,7 @@ pub(crate) struct Toleration {
     effect: Option<Effect>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Operator {
     Exists,
     Equal,

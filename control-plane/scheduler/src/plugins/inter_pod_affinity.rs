@@ -1,7 +1,7 @@
 //! `InterPodAffinity`, what is required: a pod's affinity and anti-affinity, and the anti-affinity
 //! of the pods that run.
 
-use super::places::Places;
+use super::nearby::Nearby;
 use super::{Counts, Plugin, Rejection};
 use crate::cluster::Cluster;
 use crate::model::{Namespaces, Node, Pod, Term};
@@ -12,29 +12,29 @@ use crate::tally::Meaning;
 pub(super) struct State<'a> {
     pod: &'a Pod,
     /// Pods that have an anti-affinity to this one.
-    averse: Places<'a>,
+    averse: Nearby<'a>,
     /// Pods that all affinity terms want near.
-    wanted: Places<'a>,
+    wanted: Nearby<'a>,
     /// Pods that some anti-affinity term wants far.
-    unwanted: Places<'a>,
+    unwanted: Nearby<'a>,
     /// Whether the pod is in the sets of all its affinity terms.
     wants_itself: bool,
 }
 
 impl<'a> State<'a> {
-    pub(super) fn new(pod: &'a Pod, counts: &Counts, cluster: &'a Cluster) -> Self {
-        let mut averse = Places::default();
+    pub(super) fn new(pod: &'a Pod, counts: &'a Counts, cluster: &'a Cluster) -> Self {
+        let mut averse = Nearby::default();
         for (meaning, term, tally) in cluster.tallies.terms() {
             if meaning == Meaning::RequiredAnti && term.pods.contains(pod, &cluster.namespaces) {
-                averse.add(term, tally, 1, cluster);
+                averse.add(term, tally, 1);
             }
         }
-        let (mut wanted, mut unwanted) = (Places::default(), Places::default());
-        for term in &pod.affinity.required {
-            wanted.add(term, &counts.affinity, 1, cluster);
+        let (mut wanted, mut unwanted) = (Nearby::default(), Nearby::default());
+        for (term, tally) in pod.affinity.required.iter().zip(&counts.affinity) {
+            wanted.add(term, tally, 1);
         }
         for (term, tally) in pod.anti_affinity.required.iter().zip(&counts.anti_affinity) {
-            unwanted.add(term, tally, 1, cluster);
+            unwanted.add(term, tally, 1);
         }
         let mut own = pod.affinity.required.iter();
         let wants_itself = own.all(|term| term.pods.contains(pod, &cluster.namespaces));
@@ -51,7 +51,7 @@ impl<'a> State<'a> {
             let reason = "node(s) didn't match pod anti-affinity rules";
             return Some(Rejection::new(Plugin::InterPodAffinity, reason, true));
         }
-        self.averse.is_any_near(node).then(|| {
+        (self.averse.sum(node) > 0).then(|| {
             let reason = "node(s) didn't satisfy existing pods anti-affinity rules";
             Rejection::new(Plugin::InterPodAffinity, reason, true)
         })

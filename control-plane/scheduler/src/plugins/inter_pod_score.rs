@@ -1,6 +1,6 @@
 //! `InterPodAffinity`, what is preferred: by the pod, and by the pods that run.
 
-use super::places::Places;
+use super::nearby::Nearby;
 use super::{Counts, MAX_SCORE};
 use crate::cluster::Cluster;
 use crate::model::{Node, Pod};
@@ -16,11 +16,11 @@ pub(super) fn scores(
     cluster: &Cluster,
     nodes: &[(usize, &Node)],
 ) -> Option<Vec<i64>> {
-    let mut places = Places::default();
+    let mut places = Nearby::default();
     let wanted = pod.affinity.preferred.iter().map(|one| (one.weight, &one.what));
     let avoided = pod.anti_affinity.preferred.iter().map(|one| (-one.weight, &one.what));
     for ((weight, term), tally) in wanted.chain(avoided).zip(&counts.preferred) {
-        places.add(term, tally, weight, cluster);
+        places.add(term, tally, weight);
     }
     for (meaning, term, tally) in cluster.tallies.terms() {
         let weight = match meaning {
@@ -29,10 +29,10 @@ pub(super) fn scores(
             Meaning::Preferred(weight) => weight,
         };
         if term.pods.contains(pod, &cluster.namespaces) {
-            places.add(term, tally, weight, cluster);
+            places.add(term, tally, weight);
         }
     }
-    if places.is_empty() {
+    if places.is_unasked() {
         return None;
     }
     let scores: Vec<i64> = nodes.iter().map(|(_, node)| places.sum(node)).collect();

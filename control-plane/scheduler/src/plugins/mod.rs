@@ -5,12 +5,12 @@
 mod image_locality;
 mod inter_pod_affinity;
 mod inter_pod_score;
+mod nearby;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources;
 mod node_unschedulable;
-mod places;
 mod spread;
 mod spread_score;
 mod taint_toleration;
@@ -21,8 +21,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
-use crate::model::{Constraint, Node, Pod, PodSet};
-use crate::tally::Tally;
+use crate::model::{Constraint, Node, Pod, Term};
+use crate::tally::{Places, Spread, Tally};
 
 /// The highest score of a node.
 const MAX_SCORE: i64 = 100;
@@ -56,18 +56,15 @@ impl Rejection {
     }
 }
 
-/// A soft constraint with the count of the pods that it spreads.
-type Spread = (Constraint, Arc<Tally>);
-
 /// The counts that decide about one pod.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    required_spread: Vec<Spread>,
-    preferred_spread: Vec<Spread>,
-    /// Whether the soft constraints are the pod's own.
-    own_spread: bool,
-    /// Pods that are in the sets of all required affinity terms.
-    affinity: Arc<Tally>,
+    required_spread: Spread,
+    required_places: Arc<Vec<Places>>,
+    preferred_spread: Spread,
+    preferred_places: Arc<Vec<Places>>,
+    /// For each required affinity term, the pods in the sets of all of them, by the term's label.
+    affinity: Vec<Arc<Tally>>,
     /// For each required anti-affinity term, the pods in its set.
     anti_affinity: Vec<Arc<Tally>>,
     /// The same for the preferred terms, those of the affinity first.
@@ -77,25 +74,30 @@ pub(crate) struct Counts {
 impl Counts {
     /// Counts for `pod`; `defaults` are the soft constraints of a pod that has no constraints.
     pub(crate) fn of(pod: &Pod, defaults: &[Constraint], cluster: &mut Cluster) -> Self {
-        let mut count = |set: &PodSet| cluster.tally(std::slice::from_ref(set));
-        let constraints = if pod.spread.is_empty() { defaults } else { &pod.spread };
-        let (mut required_spread, mut preferred_spread) = (Vec::new(), Vec::new());
-        for constraint in constraints {
-            let counted = (constraint.clone(), count(&constraint.pods));
-            let list =
-                if constraint.required { &mut required_spread } else { &mut preferred_spread };
-            list.push(counted);
-        }
-        let anti_affinity =
-            pod.anti_affinity.required.iter().map(|term| count(&term.pods)).collect();
+        let own = !pod.spread.is_empty();
+        let all = if own { &pod.spread } else { defaults };
+        let spread = |required: bool| Spread {
+            constraints: all.iter().filter(|one| one.required == required).cloned().collect(),
+            // The defaults are less strict than what a pod asks for itself.
+            strict: required || own,
+            nodes: pod.nodes.clone(),
+            tolerations: pod.tolerations.clone(),
+        };
+        let (required_spread, preferred_spread) = (spread(true), spread(false));
+        let mut count = |term: &Term| cluster.members(vec![term.pods.clone()], &term.topology_key);
+        let anti_affinity = pod.anti_affinity.required.iter().map(&mut count).collect();
         let preferred = pod.affinity.preferred.iter().chain(&pod.anti_affinity.preferred);
-        let preferred = preferred.map(|one| count(&one.what.pods)).collect();
-        let sets: Vec<_> = pod.affinity.required.iter().map(|term| term.pods.clone()).collect();
+        let preferred = preferred.map(|one| count(&one.what)).collect();
+        let required = &pod.affinity.required;
+        let sets: Vec<_> = required.iter().map(|term| term.pods.clone()).collect();
+        let affinity =
+            required.iter().map(|term| cluster.members(sets.clone(), &term.topology_key)).collect();
         Self {
+            required_places: cluster.spread(&required_spread),
             required_spread,
+            preferred_places: cluster.spread(&preferred_spread),
             preferred_spread,
-            own_spread: !pod.spread.is_empty(),
-            affinity: if sets.is_empty() { Arc::default() } else { cluster.tally(&sets) },
+            affinity,
             anti_affinity,
             preferred,
         }
@@ -116,7 +118,7 @@ impl<'a> Filters<'a> {
         Self {
             pod,
             cluster,
-            spread: spread::State::new(pod, &counts.required_spread, cluster),
+            spread: spread::State::new(pod, counts, &cluster.namespaces),
             affinity: inter_pod_affinity::State::new(pod, counts, cluster),
         }
     }
@@ -188,8 +190,8 @@ pub(crate) fn score(pod: &Pod, counts: &Counts, cluster: &Cluster, feasible: &[u
     if !pod.preferred_nodes.is_empty() {
         add(2, normalized(each(&|node| node_affinity::score(pod, node)), false));
     }
-    if !counts.preferred_spread.is_empty() {
-        add(2, spread_score::scores(pod, counts, cluster, &nodes));
+    if !counts.preferred_spread.constraints.is_empty() {
+        add(2, spread_score::scores(counts, &nodes));
     }
     if let Some(scores) = inter_pod_score::scores(pod, counts, cluster, &nodes) {
         add(2, scores);

@@ -1,71 +1,41 @@
 //! `PodTopologySpread`, the required constraints: no place may be ahead of the emptiest by more
 //! than the constraint's skew.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::{Plugin, Rejection, Spread};
-use crate::cluster::Cluster;
-use crate::model::{Constraint, Namespaces, Node, Pod};
+use super::{Counts, Plugin, Rejection};
+use crate::model::{Namespaces, Node, Pod};
+use crate::tally::{Places, Spread};
 
 /// The constraints of a pod with the pods in each place that counts.
 #[derive(Debug)]
 pub(super) struct State<'a> {
-    pod: &'a Pod,
-    constraints: Vec<Counted<'a>>,
-}
-
-#[derive(Debug)]
-struct Counted<'a> {
-    constraint: &'a Constraint,
-    /// Pods by the value of the constraint's label.
-    places: HashMap<&'a str, i64>,
-    /// The fewest pods of a place.
-    fewest: i64,
-    /// 1 if the pod is itself among those that are spread.
-    own: i64,
-}
-
-impl Counted<'_> {
-    fn find_fewest(&mut self) {
-        let places = i64::try_from(self.places.len()).unwrap_or(i64::MAX);
-        let fewest = self.places.values().copied().min().unwrap_or_default();
-        self.fewest = if places < self.constraint.min_domains { 0 } else { fewest };
-    }
+    spread: &'a Spread,
+    places: Arc<Vec<Places>>,
+    /// For each constraint, 1 if the pod is itself among those that are spread.
+    own: Vec<i64>,
 }
 
 impl<'a> State<'a> {
-    pub(super) fn new(pod: &'a Pod, constraints: &'a [Spread], cluster: &'a Cluster) -> Self {
-        let counted = constraints.iter().map(|(constraint, tally)| {
-            let mut places = HashMap::new();
-            for (index, node) in cluster.nodes() {
-                let all =
-                    constraints.iter().all(|(one, _)| node.label(&one.topology_key).is_some());
-                if let Some(value) = node.label(&constraint.topology_key)
-                    && all
-                    && constraint.counts_on(node, pod)
-                {
-                    *places.entry(value).or_default() +=
-                        tally.get(&index).copied().unwrap_or_default();
-                }
-            }
-            let own = i64::from(constraint.pods.contains(pod, &cluster.namespaces));
-            let mut counted = Counted { constraint, places, fewest: 0, own };
-            counted.find_fewest();
-            counted
-        });
-        Self { pod, constraints: counted.collect() }
+    pub(super) fn new(pod: &Pod, counts: &'a Counts, namespaces: &Namespaces) -> Self {
+        let spread = &counts.required_spread;
+        let own = spread.constraints.iter().map(|one| one.pods.contains(pod, namespaces));
+        let own = own.map(i64::from).collect();
+        Self { spread, places: Arc::clone(&counts.required_places), own }
     }
 
     pub(super) fn reject(&self, node: &Node) -> Option<Rejection> {
-        self.constraints.iter().find_map(|counted| {
-            let Some(value) = node.label(&counted.constraint.topology_key) else {
+        let each = self.spread.constraints.iter().zip(&*self.places).zip(&self.own);
+        each.into_iter().find_map(|((constraint, places), own)| {
+            let Some(value) = node.label(&constraint.topology_key) else {
                 let reason =
                     "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Some(Rejection::new(Plugin::PodTopologySpread, reason, false));
             };
-            let here = counted.places.get(value).copied().unwrap_or_default();
-            let skew = here + counted.own - counted.fewest;
-            (skew > counted.constraint.max_skew).then(|| {
+            let few = i64::try_from(places.len()).is_ok_and(|len| len < constraint.min_domains);
+            let fewest = if few { 0 } else { places.fewest() };
+            let skew = places.get(value) + own - fewest;
+            (skew > constraint.max_skew).then(|| {
                 let reason = "node(s) didn't match pod topology spread constraints";
                 Rejection::new(Plugin::PodTopologySpread, reason, true)
             })
@@ -73,20 +43,7 @@ impl<'a> State<'a> {
     }
 
     pub(super) fn count(&mut self, other: &Pod, node: &Node, by: i64, namespaces: &Namespaces) {
-        let labelled = |one: &Counted<'_>| node.label(&one.constraint.topology_key).is_some();
-        if !self.constraints.iter().all(labelled) {
-            return;
-        }
-        for counted in &mut self.constraints {
-            let value = node.label(&counted.constraint.topology_key);
-            if counted.constraint.pods.contains(other, namespaces)
-                && counted.constraint.counts_on(node, self.pod)
-                && let Some(place) = value.and_then(|value| counted.places.get_mut(value))
-            {
-                *place += by;
-                counted.find_fewest();
-            }
-        }
+        self.spread.change(&mut self.places, other, node, by, namespaces);
     }
 }
 

@@ -1,63 +1,39 @@
 //! `PodTopologySpread`, the constraints that need not hold: the fewer pods in a node's places, the
 //! better.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::{Counts, MAX_SCORE};
-use crate::cluster::Cluster;
-use crate::model::{HOSTNAME, Node, Pod};
+use crate::model::{HOSTNAME, Node};
 
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     reason = "a score needs no exactness"
 )]
-pub(super) fn scores(
-    pod: &Pod,
-    counts: &Counts,
-    cluster: &Cluster,
-    nodes: &[(usize, &Node)],
-) -> Vec<i64> {
-    let constraints = &counts.preferred_spread;
+pub(super) fn scores(counts: &Counts, nodes: &[(usize, &Node)]) -> Vec<i64> {
+    let constraints = &counts.preferred_spread.constraints;
     let labelled =
-        |node: &Node| constraints.iter().all(|(one, _)| node.label(&one.topology_key).is_some());
-    // Of a pod's own constraints, all must be able to hold; the defaults are less strict.
-    let ignored: Vec<bool> =
-        nodes.iter().map(|(_, node)| counts.own_spread && !labelled(node)).collect();
+        |node: &Node| constraints.iter().all(|one| node.label(&one.topology_key).is_some());
+    // Of a pod's own constraints, all must be able to hold.
+    let strict = counts.preferred_spread.strict;
+    let ignored: Vec<bool> = nodes.iter().map(|(_, node)| strict && !labelled(node)).collect();
     let considered = || nodes.iter().zip(&ignored).filter(|(_, ignored)| !**ignored);
     let mut sums = vec![0.0; nodes.len()];
-    for (constraint, tally) in constraints {
+    for (constraint, places) in constraints.iter().zip(&*counts.preferred_places) {
         let key = constraint.topology_key.as_str();
-        let here = |index: usize| tally.get(&index).copied().unwrap_or_default();
-        let places: HashSet<&str> =
-            considered().filter_map(|((_, node), _)| node.label(key)).collect();
-        let by_place: HashMap<&str, i64> = if key == HOSTNAME || places.is_empty() {
-            HashMap::new()
+        let size = if key == HOSTNAME {
+            considered().count()
         } else {
-            let mut by_place = HashMap::new();
-            for (&index, count) in &**tally {
-                if let Some(node) = cluster.node(index)
-                    && let Some(value) = node.label(key)
-                    && places.contains(value)
-                    && (!counts.own_spread || labelled(node))
-                    && constraint.counts_on(node, pod)
-                {
-                    *by_place.entry(value).or_default() += count;
-                }
-            }
-            by_place
+            let values = considered().filter_map(|((_, node), _)| node.label(key));
+            values.collect::<HashSet<&str>>().len()
         };
-        let size = if key == HOSTNAME { considered().count() } else { places.len() };
         // The more places there are, the more each pod in one of them matters.
         let weight = ((size + 2) as f64).ln();
-        for ((index, node), sum) in nodes.iter().zip(&mut sums) {
-            let Some(value) = node.label(key) else { continue };
-            let count = if key == HOSTNAME {
-                here(*index)
-            } else {
-                by_place.get(value).copied().unwrap_or_default()
-            };
-            *sum += count as f64 * weight + (constraint.max_skew - 1) as f64;
+        for ((_, node), sum) in nodes.iter().zip(&mut sums) {
+            if let Some(value) = node.label(key) {
+                *sum += places.get(value) as f64 * weight + (constraint.max_skew - 1) as f64;
+            }
         }
     }
     let rounded: Vec<i64> = sums.iter().map(|sum| sum.round() as i64).collect();
