@@ -11,6 +11,9 @@ use crate::host::{self, Place};
 use crate::output::{self, Format, show};
 use crate::{home, size::Size};
 
+/// Whether shared memory, which a node's is, may consist of huge pages.
+const SHARED_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,6 +84,8 @@ async fn examine() -> Result<Report> {
     } else {
         findings.extend(features());
         findings.push(mkfs());
+        let setting = std::fs::read_to_string(SHARED_HUGE_PAGES).unwrap_or_default();
+        findings.push(huge_pages(setting.trim()));
     }
     findings.push(memory(emulated));
     findings.push(disk()?);
@@ -212,6 +217,19 @@ fn find_program(name: &str) -> Option<String> {
         .map(|path| path.display().to_string())
 }
 
+/// Nodes work without huge pages, and boot with thousands of faults on their memory more.
+fn huge_pages(setting: &str) -> Finding {
+    const CHECK: &str = "huge pages";
+    if ["[advise]", "[within_size]", "[always]", "[force]"].iter().any(|on| setting.contains(on)) {
+        return Finding::ok(CHECK, "nodes' memory may have them");
+    }
+    let advice = match setting {
+        "" => "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE".to_owned(),
+        _ => format!("echo advise > {SHARED_HUGE_PAGES}"),
+    };
+    Finding::bad(CHECK, Level::Warning, "not for nodes' memory, so they boot slower", advice)
+}
+
 fn memory(emulated: bool) -> Finding {
     const CHECK: &str = "memory";
     // A node of 256 MiB and the programs around it; an emulated host before its first node.
@@ -319,6 +337,15 @@ mod tests {
         let shown = text(&report);
         assert!(shown.contains("disk: free 2G there\n"), "{shown}");
         assert!(shown.ends_with("Clusters run on this machine.\n"), "{shown}");
+    }
+
+    #[test]
+    fn huge_pages_are_a_matter_of_the_host() {
+        let choices = "always within_size [advise] never deny force";
+        assert_eq!(huge_pages(choices).level, Level::Ok);
+        let never = huge_pages("always within_size advise [never] deny force");
+        assert_eq!(never.level, Level::Warning);
+        assert!(never.advice.unwrap().starts_with("echo advise > /sys/"));
     }
 
     #[test]
