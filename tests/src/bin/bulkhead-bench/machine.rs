@@ -24,8 +24,8 @@ impl Monitor {
         let kernel = setting("BULKHEAD_KERNEL");
         let cmdline = format!(
             "console=ttyS0 reboot=k panic=-1 quiet 8250.nr_uarts=1 i8042.noaux i8042.nomux \
-             i8042.dumbkbd swiotlb=noforce cryptomgr.notests tsc=nowatchdog \
-             sysctl.vm.compaction_proactiveness=0 bench={bench}"
+             i8042.dumbkbd swiotlb=noforce noreplace-smp rcupdate.rcu_expedited=1 \
+             tsc=nowatchdog sysctl.vm.compaction_proactiveness=0 bench={bench}"
         );
         // fio comes with libraries that fill a small guest.
         let memory = if disk.is_some() { "768M" } else { "128M" };
