@@ -80,23 +80,10 @@ pub(super) async fn resolve(
     tokens: &mut Tokens,
 ) -> Result<Resolved, Problem> {
     let references = references(pod);
-    let mut objects = Objects::new();
-    for (kind, name) in &references {
-        let path = format!(
-            "/api/v1/namespaces/{}/{}/{}",
-            pod.metadata.namespace,
-            kind.plural(),
-            segment(name)
-        );
-        match kube.get(&path).await {
-            Ok(object) => {
-                objects.insert((*kind, name.clone()), keys(*kind, &object));
-            }
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(unreadable(*kind, name, &error)),
-        }
-    }
-    tokens.refresh(kube, pod).await?;
+    let (objects, refreshed) =
+        tokio::join!(read(kube, pod, &references), tokens.refresh(kube, pod));
+    let objects = objects?;
+    refreshed?;
     let data = compose::compose(pod, &objects, tokens, around)?;
     let lacks = data.environment.values().any(|environment| environment.problem.is_some());
     let reread = match (references.is_empty(), lacks) {
@@ -106,6 +93,28 @@ pub(super) async fn resolve(
     };
     let until = reread.into_iter().chain(tokens.due()).min();
     Ok(Resolved { data, until })
+}
+
+async fn read(
+    kube: &Kube,
+    pod: &Pod,
+    references: &BTreeSet<(Kind, String)>,
+) -> Result<Objects, Problem> {
+    let read = references.iter().map(|(kind, name)| async move {
+        let path = format!(
+            "/api/v1/namespaces/{}/{}/{}",
+            pod.metadata.namespace,
+            kind.plural(),
+            segment(name)
+        );
+        match kube.get(&path).await {
+            Ok(object) => Ok(Some(((*kind, name.clone()), keys(*kind, &object)))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(unreadable(*kind, name, &error)),
+        }
+    });
+    let read = futures_util::future::try_join_all(read).await?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 /// A name as a segment of a path: a pod's author may have written anything.
