@@ -25,6 +25,18 @@ pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// Between tries to make a sandbox.
 const SANDBOX_RETRY: Duration = Duration::from_secs(5);
 
+/// How often volumes with a limit are measured.
+const USAGE_PERIOD: Duration = Duration::from_secs(10);
+/// What an evicted pod's containers get.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
+/// Why a pod ends before its containers do.
+struct End {
+    reason: &'static str,
+    message: String,
+    grace: Duration,
+}
+
 /// Containers of a pod that can be spoken to, in the order init containers, containers.
 pub(crate) type Lives = Vec<(String, Rc<RefCell<Live>>)>;
 
@@ -49,27 +61,19 @@ struct Sidecar {
 impl<R: Runtime> PodTask<R> {
     /// Runs the pod until it is removed.
     pub(crate) async fn run(mut self) {
-        let deadline = self.context.pod.spec.active_deadline_seconds;
         let mut sidecars = Vec::new();
         {
             let containers = self.containers(&mut sidecars);
             tokio::pin!(containers);
-            let expired = async {
-                match deadline {
-                    Some(seconds) => sleep(Duration::from_secs(seconds)).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = &mut containers => {}
-                () = expired => {
+                end = self.must_end() => {
                     self.board.update(|status| {
                         status.phase = PodPhase::Failed;
-                        status.reason = Some(String::from("DeadlineExceeded"));
-                        status.message = Some(String::from(
-                            "Pod was active on the node longer than the specified deadline"));
+                        status.reason = Some(end.reason.to_owned());
+                        status.message = Some(end.message);
                     });
-                    stop_by(&self.stop, Instant::now() + self.grace());
+                    stop_by(&self.stop, Instant::now() + end.grace);
                     containers.await;
                 }
             }
@@ -81,6 +85,41 @@ impl<R: Runtime> PodTask<R> {
             self.runtime.forget_pod(self.context.uid()).await;
             let last = Box::new(self.board.status());
             self.hub.publish(PodEvent::Removed { uid: self.context.uid().to_owned(), last });
+        }
+    }
+
+    /// Waits for what ends the pod although its containers would go on.
+    async fn must_end(&self) -> End {
+        let spec = &self.context.pod.spec;
+        let deadline = async {
+            match spec.active_deadline_seconds {
+                Some(seconds) => sleep(Duration::from_secs(seconds)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let limited = spec.volumes.iter().any(|volume| {
+            volume.empty_dir.as_ref().is_some_and(|empty_dir| empty_dir.size_limit.is_some())
+        });
+        let overfull = async {
+            if !limited {
+                std::future::pending::<()>().await;
+            }
+            loop {
+                sleep(USAGE_PERIOD).await;
+                if let Some(message) = self.runtime.overfull(&self.context).await {
+                    return message;
+                }
+            }
+        };
+        tokio::select! {
+            () = deadline => End {
+                reason: "DeadlineExceeded",
+                message: String::from(
+                    "Pod was active on the node longer than the specified deadline",
+                ),
+                grace: self.grace(),
+            },
+            message = overfull => End { reason: "Evicted", message, grace: EVICTION_GRACE },
         }
     }
 

@@ -45,6 +45,7 @@ struct Fake {
     begun: RefCell<Option<Instant>>,
     /// From which second on a command succeeds; one that is not here always does.
     healthy: RefCell<BTreeMap<String, u64>>,
+    full: RefCell<Option<String>>,
 }
 
 impl Fake {
@@ -106,6 +107,11 @@ impl Runtime for Fake {
             }
         });
         Ok(Instance { id, exit, io: None, log: None })
+    }
+
+    async fn overfull(&self, _: &PodContext) -> Option<String> {
+        self.note("measure");
+        self.full.borrow().clone()
     }
 
     async fn act(&self, _: &PodContext, id: &str, action: &Action) -> Result<(), String> {
@@ -587,6 +593,28 @@ async fn a_failed_hook_after_the_start_ends_the_container() {
             seconds(1).await;
             assert_eq!(bench.journal()[1..4], ["0 start c", "0 hello c-0", "0 term c-0"]);
             assert_eq!(bench.status().phase, PodPhase::Failed);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_volume_is_over_its_limit_is_evicted() {
+    let bench = Bench::new(&[("c", &[Act::IgnoresTerm])]);
+    LocalSet::new()
+        .run_until(async {
+            bench.apply(json!({"containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]}));
+            seconds(15).await;
+            assert_eq!(bench.status().phase, PodPhase::Running);
+            *bench.fake.full.borrow_mut() = Some(String::from("too much"));
+            seconds(10).await;
+            let status = bench.status();
+            assert_eq!(status.phase, PodPhase::Failed);
+            assert_eq!(status.reason.as_deref(), Some("Evicted"));
+            assert_eq!(
+                bench.journal()[2..],
+                ["10 measure", "20 measure", "20 term c-0", "21 kill c-0", "21 release"]
+            );
         })
         .await;
 }

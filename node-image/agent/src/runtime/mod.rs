@@ -12,6 +12,7 @@ pub(crate) mod pod_files;
 pub(crate) mod rootfs;
 pub(crate) mod sandbox;
 pub(crate) mod spec;
+mod usage;
 pub(crate) mod users;
 pub(crate) mod volumes;
 
@@ -108,6 +109,9 @@ pub(crate) trait Runtime: 'static {
         container: &Container,
         attempt: u32,
     ) -> Result<Instance, RuntimeError>;
+
+    /// The first `emptyDir` on the disk that holds more than its limit, in a kubelet's words.
+    async fn overfull(&self, pod: &PodContext) -> Option<String>;
 
     /// Does what a probe or hook asks to a running container; a failure says what went wrong.
     async fn act(&self, pod: &PodContext, id: &str, action: &Action) -> Result<(), String>;

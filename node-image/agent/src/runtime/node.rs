@@ -10,6 +10,7 @@ use std::{
 };
 
 use bulkhead_agent_protocol::{
+    Quantity,
     downward::Surroundings,
     pod::{Container, Volume},
 };
@@ -30,7 +31,7 @@ use super::{
     rootfs,
     sandbox::Sandbox,
     spec::{self, SpecInput},
-    users,
+    usage, users,
 };
 use crate::{
     images::Images,
@@ -403,6 +404,31 @@ impl Runtime for NodeRuntime {
             Exit { code, oom_killed, message }
         });
         Ok(Instance { id, exit, io: Some(container_io), log: Some(log) })
+    }
+
+    async fn overfull(&self, pod: &PodContext) -> Option<String> {
+        for volume in &pod.pod.spec.volumes {
+            let on_disk =
+                volume.empty_dir.as_ref().filter(|d| d.medium.as_deref() != Some("Memory"));
+            let limit = on_disk.and_then(|empty_dir| empty_dir.size_limit.as_ref());
+            let Some(limit) = limit.and_then(|limit| Quantity::from_json(limit).ok()) else {
+                continue;
+            };
+            let path = self.directories.volume_path(pod.uid(), volume);
+            let (done, result) = tokio::sync::oneshot::channel();
+            // A thread of its own: there may be many files.
+            let counting = std::thread::Builder::new()
+                .name(String::from("usage"))
+                .stack_size(128 << 10)
+                .spawn(move || done.send(usage::exceeds(&path, limit.value())));
+            if counting.is_ok() && result.await == Ok(true) {
+                let name = &volume.name;
+                return Some(format!(
+                    "Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "
+                ));
+            }
+        }
+        None
     }
 
     async fn act(&self, pod: &PodContext, id: &str, action: &Action) -> Result<(), String> {
