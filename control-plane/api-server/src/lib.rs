@@ -9,13 +9,16 @@
 //! pod. [`pki`] makes a cluster's certificates. [`serve`] puts it together, with the scheduler and
 //! the controllers, which talk to [`api`] in process ([`local`]) but as a client over HTTP would.
 //!
-//! What is not implemented answers as Kubernetes would: kinds that are not here with 404.
+//! Kinds may come and go while the server runs: [`custom`] adds those that
+//! CustomResourceDefinitions define. What is not implemented answers as Kubernetes would: kinds that
+//! are not here with 404.
 
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod auth;
 pub mod body;
+pub mod custom;
 pub mod discovery;
 pub mod encryption;
 mod feed;

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::managed::Scope;
 use crate::schema::{self, Shape};
 use crate::status::Cause;
@@ -48,6 +49,8 @@ pub struct Resource {
     pub fields: &'static [&'static str],
     /// The columns that clients print.
     pub columns: &'static [Column],
+    /// What its definition says, if it is a custom resource.
+    pub custom: Option<Arc<Custom>>,
     /// The kind's behaviour.
     pub behaviour: Behaviour,
 }
@@ -85,7 +88,7 @@ impl Behaviour {
 }
 
 /// A path below an object.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Subresource {
     /// Its name (`status`).
     pub name: &'static str,
@@ -135,7 +138,10 @@ impl Resource {
     /// The type of its objects; `None` if it has none.
     #[must_use]
     pub fn schema(&self) -> Option<Shape> {
-        schema::builtin().kind(self.group, self.version, self.kind)
+        match &self.custom {
+            Some(custom) => Some(custom.shape().clone()),
+            None => schema::builtin().kind(self.group, self.version, self.kind),
+        }
     }
 
     /// Whether objects of it are kept.

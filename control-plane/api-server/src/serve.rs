@@ -23,6 +23,7 @@ use crate::auth::authorizer::Authorizer;
 use crate::auth::keys::{Keys, KeysError};
 use crate::auth::rbac::{aggregation, bootstrap};
 use crate::auth::token::Tokens;
+use crate::custom::CustomResources;
 use crate::encryption::{self, EncryptionError};
 use crate::housekeeping;
 use crate::http::Front;
@@ -69,6 +70,7 @@ pub struct Server {
     front: Front,
     api: Api,
     authorizer: Arc<Authorizer>,
+    custom: Arc<CustomResources>,
     secrets: Secrets,
 }
 
@@ -107,18 +109,23 @@ impl Server {
         let store = EncryptedStore::new(Arc::new(store), vec![encryption::PREFIX.into()], keys);
         encryption::settle(&pki, &store).await?;
         let secrets = Secrets { pki: pki.clone(), store: store.clone() };
-        let api = Api::new(Arc::new(store), Arc::new(kinds::registry()));
+        let registry = Arc::new(kinds::registry());
+        let api = Api::new(Arc::new(store), Arc::clone(&registry));
         make_namespaces(&api).await?;
         bootstrap::reconcile(&api).await?;
-        let authorizer = Authorizer::start(api.store()).await;
-        let authorizer = Arc::new(authorizer.map_err(|error| ServeError::Store(path, error))?);
+        let store_failure = |error| ServeError::Store(path.clone(), error);
+        let authorizer = Authorizer::start(api.store()).await.map_err(store_failure)?;
+        let authorizer = Arc::new(authorizer);
+        let custom = CustomResources::start(api.store(), registry).await.map_err(store_failure)?;
+        let custom = Arc::new(custom);
         aggregation::settle(&api, &authorizer).await?;
         let keys = Keys::load(&pki)?;
         let address = listener.local_addr().map_err(|error| ServeError::Listen(address, error))?;
         let tokens = Tokens::new(api.clone(), keys, address);
         let kubelets = Kubelets::new(tls.client);
-        let front = Front::new(api.clone(), Arc::clone(&authorizer), tokens, kubelets);
-        Ok(Self { listener, tls: tls.server, front, api, authorizer, secrets })
+        let front =
+            Front::new(api.clone(), Arc::clone(&authorizer), tokens, Arc::clone(&custom), kubelets);
+        Ok(Self { listener, tls: tls.server, front, api, authorizer, custom, secrets })
     }
 
     /// How secrets are encrypted.
@@ -140,6 +147,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut own = JoinSet::new();
         own.spawn(housekeeping::run(self.api.clone()));
+        own.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
         own.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
         let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
         let scheduler = tokio::spawn(bulkhead_scheduler::run(Arc::clone(&informers)));

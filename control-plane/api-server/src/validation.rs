@@ -99,7 +99,12 @@ impl Validation {
             // Not of this kind, which is an error of its own.
             return Ok(Vec::new());
         }
-        schema::check::check(object, shape).map_err(|error| self.refused(&error.to_string()))
+        let checked = schema::check::check(object, shape);
+        if let (Shape::Custom(_), Err(_)) = (shape, &checked) {
+            // The kind's own schema says more of what is wrong.
+            return Ok(Vec::new());
+        }
+        checked.map_err(|error| self.refused(&error.to_string()))
     }
 
     fn refused(&self, why: &str) -> Status {

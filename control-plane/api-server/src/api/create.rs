@@ -74,6 +74,14 @@ impl Api {
             object["metadata"]["name"] = generated_name(&generate).into();
         }
         (resource.behaviour.prepare_create)(&mut object);
+        if let Some(custom) = &resource.custom {
+            custom.prepare(&mut object);
+            if let (Some(_), Some(fields)) =
+                (resource.subresource("status"), object.as_object_mut())
+            {
+                fields.remove("status");
+            }
+        }
         (resource.behaviour.default)(&mut object);
         if ownership == Ownership::Changes {
             let manager = options.manager(resource, Target::Main, Operation::Update);
@@ -139,6 +147,9 @@ pub(super) fn validate(place: &Place, object: &Value) -> Vec<Cause> {
         causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
     }
     metadata::validate(&object["metadata"], &mut causes);
+    if let Some(custom) = &place.resource.custom {
+        custom.validate(object, &mut causes);
+    }
     (place.resource.behaviour.validate)(object, &mut causes);
     causes
 }

@@ -206,6 +206,9 @@ fn merge(
     if target == Target::Main && resource.subresource("status").is_some() {
         set(&mut object, "status", current.get("status"));
     }
+    if let Some(custom) = &resource.custom {
+        custom.prepare(&mut object);
+    }
     (resource.behaviour.default)(&mut object);
     if resource.generation && target == Target::Main && object.get("spec") != current.get("spec") {
         let generation = current["metadata"]["generation"].as_u64().unwrap_or(0) + 1;

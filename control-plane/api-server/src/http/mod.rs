@@ -18,6 +18,7 @@ use crate::auth::impersonation;
 use crate::auth::review::Review;
 use crate::auth::token::{self, Tokens};
 use crate::body::{self, Body, BoxError, ResponseBody};
+use crate::custom::CustomResources;
 use crate::kubelet::Kubelets;
 use crate::options::{Query, WriteOptions};
 use crate::output::Shape;
@@ -41,14 +42,22 @@ pub struct Front {
     api: Api,
     authorizer: Arc<Authorizer>,
     tokens: Tokens,
+    custom: Arc<CustomResources>,
     kubelets: Arc<Kubelets>,
 }
 
 impl Front {
-    /// A front of `api` for whom `authorizer` lets in; logs, exec and attach go to `kubelets`.
+    /// A front of `api` and its `custom` resources for whom `authorizer` lets in; logs, exec and
+    /// attach go to `kubelets`.
     #[must_use]
-    pub fn new(api: Api, authorizer: Arc<Authorizer>, tokens: Tokens, kubelets: Kubelets) -> Self {
-        Self { api, authorizer, tokens, kubelets: Arc::new(kubelets) }
+    pub fn new(
+        api: Api,
+        authorizer: Arc<Authorizer>,
+        tokens: Tokens,
+        custom: Arc<CustomResources>,
+        kubelets: Kubelets,
+    ) -> Self {
+        Self { api, authorizer, tokens, custom, kubelets: Arc::new(kubelets) }
     }
 
     /// Answers a request over a connection on which a client certificate said who asks; without
@@ -98,6 +107,7 @@ impl Front {
             Route::Discovery { segments } => {
                 self.authorizer.check_path(user, &verb, request.uri().path()).await?;
                 read_only(request.method())?;
+                self.custom.catch_up().await;
                 let accept = header_text(request.headers(), &header::ACCEPT);
                 let document = discovery::document(self.api.registry(), &segments, accept)
                     .ok_or_else(Status::no_such_resource)?;
@@ -118,6 +128,7 @@ impl Front {
         headers: &HeaderMap,
     ) -> Result<Response<ResponseBody>> {
         if path == "/openapi/v2" || path.starts_with("/openapi/v3") {
+            self.custom.catch_up().await;
             return openapi::answer(self.api.registry(), path, query, headers);
         }
         match path {
@@ -174,11 +185,15 @@ impl Front {
         let watch = path.watch || query.read_options().is_ok_and(|options| options.watch);
         let verb = verb(request.method(), path.name.is_some(), watch)?;
         self.authorizer.check(user, &path.action(verb, &query)).await?;
-        let resource = self
-            .api
-            .registry()
-            .find(&path.group, &path.version, &path.plural)
-            .ok_or_else(Status::no_such_resource)?;
+        let find = || self.api.registry().find(&path.group, &path.version, &path.plural);
+        let resource = match find() {
+            Some(resource) => resource,
+            None => {
+                // Its definition may have been acknowledged a moment ago.
+                self.custom.catch_up().await;
+                find().ok_or_else(Status::no_such_resource)?
+            }
+        };
         if path.namespace.is_some() && !resource.namespaced {
             return Err(Status::no_such_resource());
         }

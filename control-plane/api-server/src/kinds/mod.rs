@@ -6,6 +6,7 @@ mod batch;
 mod columns;
 mod core;
 mod event;
+mod extensions;
 mod pod;
 mod rbac;
 mod replication;
@@ -13,6 +14,7 @@ mod review;
 mod template;
 
 use columns as c;
+pub(crate) use columns::age;
 
 use crate::resource::{Behaviour, Registry, Resource, ScalePaths, Subresource};
 
@@ -35,7 +37,8 @@ const SCALED_BY_REPLICAS: ScalePaths = ScalePaths {
     selector: "spec.selector",
 };
 
-const PLAIN: Resource = Resource {
+/// What most kinds are.
+pub(crate) const PLAIN: Resource = Resource {
     group: "",
     version: "v1",
     kind: "",
@@ -53,6 +56,7 @@ const PLAIN: Resource = Resource {
     scale: None,
     fields: &[],
     columns: c::GENERIC,
+    custom: None,
     behaviour: Behaviour::PLAIN,
 };
 
@@ -67,5 +71,6 @@ pub fn registry() -> Registry {
     resources.push(event::new_resource());
     resources.extend(rbac::resources());
     resources.extend(review::resources());
+    resources.push(extensions::resource());
     Registry::new(resources)
 }

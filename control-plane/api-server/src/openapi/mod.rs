@@ -89,6 +89,9 @@ pub fn hash(registry: &Registry, below: &str) -> String {
     for resource in registry.iter() {
         if below.is_empty() || group_path(resource.group, resource.version) == below {
             hash.update(format!("{}/{}/{}", resource.group, resource.version, resource.plural));
+            if let Some(custom) = &resource.custom {
+                hash.update(custom.openapi().to_string());
+            }
         }
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -32,9 +32,12 @@ impl Schemas {
         let reference = self.reference(&name);
         if !self.schemas.contains_key(&name) {
             let shape = resource.schema();
-            let mut schema = match shape.as_ref().and_then(Shape::as_struct) {
-                Some(of) => self.object(of),
-                None => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+            let mut schema = match (&resource.custom, shape.as_ref().and_then(Shape::as_struct)) {
+                (Some(custom), _) => self.custom(custom.openapi()),
+                (None, Some(of)) => self.object(of),
+                (None, None) => {
+                    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+                }
             };
             schema["x-kubernetes-group-version-kind"] = json!([super::gvk(resource)]);
             self.schemas.insert(name, schema);
@@ -44,6 +47,25 @@ impl Schemas {
 
     fn reference(&self, name: &str) -> Value {
         json!({"$ref": format!("{}{name}", self.base)})
+    }
+
+    /// A custom resource's own schema, with what all objects have.
+    fn custom(&mut self, schema: &Value) -> Value {
+        let mut schema = schema.clone();
+        if !schema["properties"].is_object() {
+            schema["properties"] = json!({});
+        }
+        let metadata = self.shape(&schema::builtin().object_meta());
+        let properties = &mut schema["properties"];
+        for (name, what) in [
+            ("apiVersion", "The version of the schema of this object."),
+            ("kind", "The kind of this object."),
+        ] {
+            properties[name] = json!({"type": "string", "description": what});
+        }
+        properties["metadata"] =
+            json!({"description": "Standard object's metadata.", "allOf": [metadata]});
+        schema
     }
 
     fn object(&mut self, of: &Struct) -> Value {

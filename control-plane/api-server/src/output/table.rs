@@ -13,7 +13,7 @@ pub(super) fn table(
     include: Option<&str>,
     meta: Value,
 ) -> Value {
-    let columns: Vec<Value> = resource
+    let mut columns: Vec<Value> = resource
         .columns
         .iter()
         .map(|column| {
@@ -26,11 +26,25 @@ pub(super) fn table(
             })
         })
         .collect();
+    let custom = resource.custom.as_ref().map_or(&[][..], |custom| custom.columns());
+    columns.truncate(if custom.is_empty() { columns.len() } else { 1 });
+    columns.extend(custom.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    }));
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let cells: Vec<Value> =
-                resource.columns.iter().map(|column| (column.cell)(object)).collect();
+            let built_in = resource.columns.iter().take(columns.len() - custom.len());
+            let cells: Vec<Value> = built_in
+                .map(|column| (column.cell)(object))
+                .chain(custom.iter().map(|column| column.cell(object)))
+                .collect();
             let mut row = json!({"cells": cells});
             match include {
                 Some("None") => {}

@@ -62,7 +62,7 @@ fn first_text<'a>(object: &'a Value, paths: &[&str]) -> &'a str {
     paths.iter().map(|path| text(object, path)).find(|text| !text.is_empty()).unwrap_or_default()
 }
 
-fn age(since: &str) -> String {
+pub(crate) fn age(since: &str) -> String {
     parse_time(since).map_or_else(
         || "<unknown>".into(),
         |since| human_duration(OffsetDateTime::now_utc() - since),

@@ -1,0 +1,272 @@
+//! CustomResourceDefinitions: what they must say, and the resources that they define.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Map, Value, json};
+
+use super::columns::PathColumn;
+use super::structural::{Schema, is_empty};
+use super::{CLEANUP, Custom};
+use crate::kinds;
+use crate::names;
+use crate::object::{self, text};
+use crate::resource::{Resource, ScalePaths, Subresource};
+use crate::status::Cause;
+
+const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// What can be done while the definition is being deleted.
+const LAST_VERBS: &[&str] =
+    &["delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
+
+/// A text that lives as long as the process, so that a [`Resource`] can be made of it. The same text
+/// is kept once: what is kept are the names that definitions ever said.
+fn intern(text: &str) -> &'static str {
+    static NAMES: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = names.get_or_insert_default();
+    match names.get(text) {
+        Some(name) => name,
+        None => {
+            let name: &'static str = Box::leak(text.into());
+            names.insert(name);
+            name
+        }
+    }
+}
+
+/// The lists that [`keep`] has kept.
+type Kept<T> = Mutex<Option<HashSet<&'static [T]>>>;
+
+/// As [`intern`], a list.
+fn keep<T: Eq + Hash>(list: Vec<T>, kept: &Kept<T>) -> &'static [T] {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = kept.get_or_insert_default();
+    match kept.get(list.as_slice()) {
+        Some(list) => list,
+        None => {
+            let list: &'static [T] = Box::leak(list.into_boxed_slice());
+            kept.insert(list);
+            list
+        }
+    }
+}
+
+fn intern_all(list: &[Value]) -> &'static [&'static str] {
+    static KEPT: Kept<&'static str> = Mutex::new(None);
+    keep(list.iter().filter_map(Value::as_str).map(intern).collect(), &KEPT)
+}
+
+/// The resources of a definition, one for each version that is served.
+pub(super) fn resources(definition: &Value) -> Vec<Resource> {
+    let spec = &definition["spec"];
+    let versions = object::list(spec, "versions").iter().enumerate();
+    versions
+        .filter(|(_, version)| version["served"] == true)
+        .map(|(index, version)| resource(definition, version, index))
+        .collect()
+}
+
+fn resource(definition: &Value, version: &Value, index: usize) -> Resource {
+    let spec = &definition["spec"];
+    let name = |field: &str| intern(text(spec, &format!("names.{field}")));
+    let (group, kind, plural) = (intern(text(spec, "group")), name("kind"), name("plural"));
+    let storage = intern(&format!("{group}/{plural}"));
+    // Definitions are validated: what does not parse is not there.
+    let custom = custom(version, kind, &format!("spec.versions[{index}]"), &mut Vec::new());
+    let scale = &version["subresources"]["scale"];
+    let path = |field: &str| intern(text(scale, field).trim_start_matches('.'));
+    let scale = scale.is_object().then(|| ScalePaths {
+        replicas: path("specReplicasPath"),
+        status_replicas: path("statusReplicasPath"),
+        selector: path("labelSelectorPath"),
+    });
+    let has_status = version["subresources"]["status"].is_object();
+    Resource {
+        group,
+        version: intern(text(version, "name")),
+        kind,
+        plural,
+        singular: name("singular"),
+        short_names: intern_all(object::list(spec, "names.shortNames")),
+        categories: intern_all(object::list(spec, "names.categories")),
+        namespaced: text(spec, "scope") == "Namespaced",
+        storage,
+        generation: true,
+        verbs: if object::is_terminating(definition) { LAST_VERBS } else { VERBS },
+        subresources: subresources(kind, has_status, scale.is_some()),
+        scale,
+        custom: Some(Arc::new(custom)),
+        ..kinds::PLAIN
+    }
+}
+
+fn subresources(kind: &'static str, status: bool, scale: bool) -> &'static [Subresource] {
+    static KEPT: Kept<Subresource> = Mutex::new(None);
+    let mut list = Vec::new();
+    if scale {
+        let group_version = Some(("autoscaling", "v1"));
+        list.push(Subresource { name: "scale", kind: "Scale", group_version, verbs: STATUS_VERBS });
+    }
+    if status {
+        let verbs = STATUS_VERBS;
+        list.push(Subresource { name: "status", kind, group_version: None, verbs });
+    }
+    keep(list, &KEPT)
+}
+
+fn custom(version: &Value, kind: &str, path: &str, causes: &mut Vec<Cause>) -> Custom {
+    let openapi = version["schema"]["openAPIV3Schema"].clone();
+    let schema_path = format!("{path}.schema.openAPIV3Schema");
+    let schema = Schema::parse(&openapi, &schema_path, false, causes);
+    let columns = object::list(version, "additionalPrinterColumns").iter().enumerate();
+    let mut parsed = Vec::new();
+    for (index, column) in columns {
+        match PathColumn::parse(column, &format!("{path}.additionalPrinterColumns[{index}]")) {
+            Ok(column) => parsed.push(column),
+            Err(cause) => causes.push(cause),
+        }
+    }
+    if parsed.is_empty() {
+        parsed.push(PathColumn::age());
+    }
+    let shape = schema.object_shape(kind);
+    Custom { shape, openapi, columns: parsed, schema }
+}
+
+/// Prepares a definition that is being created: its names are accepted, and its objects go before
+/// it does.
+pub(crate) fn prepare_create(definition: &mut Value) {
+    let condition = |kind: &str, reason: &str, message: &str| {
+        json!({"type": kind, "status": "True", "reason": reason, "message": message,
+            "lastTransitionTime": object::now()})
+    };
+    definition["status"] = json!({"conditions": [
+        condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+        condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+    ]});
+    let Some(metadata) = object::map(definition, "metadata") else { return };
+    let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(finalizers) = finalizers.as_array_mut().filter(|all| !all.contains(&json!(CLEANUP)))
+    {
+        finalizers.push(CLEANUP.into());
+    }
+}
+
+/// Fills in what a definition leaves out, and says in its status what became of it.
+pub(crate) fn default(definition: &mut Value) {
+    let kind = text(definition, "spec.names.kind").to_owned();
+    let Some(spec) = definition.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+    if object::map(spec, "names").is_some() {
+        object::set_default(&mut spec["names"], "singular", kind.to_lowercase());
+        object::set_default(&mut spec["names"], "listKind", format!("{kind}List"));
+    }
+    if object::map(spec, "conversion").is_some() {
+        object::set_default(&mut spec["conversion"], "strategy", "None");
+    }
+    let names = spec["names"].clone();
+    let versions = object::list(spec, "versions").iter();
+    let stored = versions.filter(|version| version["storage"] == true);
+    let stored: Vec<Value> = stored.map(|version| version["name"].clone()).collect();
+    let Some(status) = object::map(definition, "status") else { return };
+    status.insert("acceptedNames".into(), names);
+    let all = status.entry("storedVersions").or_insert_with(|| json!([]));
+    if let Some(all) = all.as_array_mut() {
+        for version in stored {
+            if !all.contains(&version) {
+                all.push(version);
+            }
+        }
+    }
+}
+
+/// Reports what is wrong with a definition.
+pub(crate) fn validate(definition: &Value, causes: &mut Vec<Cause>) {
+    let spec = &definition["spec"];
+    let (group, plural) = (text(spec, "group"), text(spec, "names.plural"));
+    for field in ["group", "scope", "names.plural", "names.kind"] {
+        if text(spec, field).is_empty() {
+            causes.push(Cause::required(format!("spec.{field}")));
+        }
+    }
+    if !group.is_empty() && !group.contains('.') {
+        let why = "should be a domain with at least one dot";
+        causes.push(Cause::invalid("spec.group", &spec["group"], why));
+    }
+    if kinds::registry().groups().iter().any(|(built_in, _)| *built_in == group) {
+        causes.push(Cause::forbidden("spec.group", "the group is one of the built-in kinds'"));
+    }
+    for field in ["names.plural", "names.singular"] {
+        let name = text(spec, field);
+        if !name.is_empty() && !names::is_label(name) {
+            let why = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
+            causes.push(Cause::invalid(format!("spec.{field}"), &json!(name), why));
+        }
+    }
+    if object::name(definition) != format!("{plural}.{group}") {
+        let why = "must be spec.names.plural+\".\"+spec.group";
+        causes.push(Cause::invalid("metadata.name", &definition["metadata"]["name"], why));
+    }
+    if !matches!(text(spec, "scope"), "" | "Cluster" | "Namespaced") {
+        let scopes = ["Cluster", "Namespaced"];
+        causes.push(Cause::not_supported("spec.scope", &spec["scope"], &scopes));
+    }
+    if text(spec, "conversion.strategy") == "Webhook" {
+        let why = "conversion by webhooks is not supported by this server; use None";
+        causes.push(Cause::forbidden("spec.conversion.strategy", why));
+    }
+    let versions = object::list(spec, "versions");
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let why = "must have exactly one version marked as storage version";
+        let names: Value = versions.iter().map(|version| version["name"].clone()).collect();
+        causes.push(Cause::invalid("spec.versions", &names, why));
+    }
+    let mut seen = HashSet::new();
+    for (index, version) in versions.iter().enumerate() {
+        let path = format!("spec.versions[{index}]");
+        let name = text(version, "name");
+        if !names::is_label(name) {
+            let why = "must be a DNS-1035 label, such as v1 or v1beta1";
+            causes.push(Cause::invalid(format!("{path}.name"), &version["name"], why));
+        }
+        if !seen.insert(name) {
+            causes.push(Cause::duplicate(format!("{path}.name"), &version["name"]));
+        }
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if is_empty(schema) {
+            let path = format!("{path}.schema.openAPIV3Schema");
+            causes.push(Cause {
+                message: "Required value: schemas are required".into(),
+                ..Cause::required(path)
+            });
+            continue;
+        }
+        if schema["type"] != "object" {
+            let path = format!("{path}.schema.openAPIV3Schema.type");
+            causes.push(Cause::invalid(path, &schema["type"], "must be object at the root"));
+        }
+        custom(version, text(spec, "names.kind"), &path, causes);
+        let scale = &version["subresources"]["scale"];
+        for (field, below) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
+            if scale.is_object() && !text(scale, field).starts_with(below) {
+                let path = format!("{path}.subresources.scale.{field}");
+                let why = format!("should be a json path under {below}");
+                causes.push(Cause::invalid(path, &scale[field], &why));
+            }
+        }
+    }
+}
+
+/// Reports what of a definition may not change.
+pub(crate) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    for field in ["spec.group", "spec.scope", "spec.names.plural", "spec.names.kind"] {
+        let (new, old) = (object::at(new, field), object::at(old, field));
+        if new != old {
+            let nothing = Value::Object(Map::new());
+            causes.push(Cause::invalid(field, new.unwrap_or(&nothing), "field is immutable"));
+        }
+    }
+}
