@@ -15,6 +15,16 @@ const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 pub(super) fn prepare_create(pod: &mut Value) {
     let qos = qos_class(&pod["spec"]);
     pod["status"] = json!({"phase": "Pending", "qosClass": qos});
+    if !object::list(pod, "spec.schedulingGates").is_empty() {
+        pod["status"]["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": object::now(),
+        }]);
+    }
 }
 
 pub(super) fn default(pod: &mut Value) {
@@ -292,6 +302,16 @@ pub(super) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>)
             Some(value) => allowed[field] = value.clone(),
             None => {
                 allowed.as_object_mut().map(|spec| spec.remove(field));
+            }
+        }
+    }
+    // Scheduling gates are only ever taken away.
+    let gates = object::list(old, "spec.schedulingGates");
+    if object::list(new, "spec.schedulingGates").iter().all(|gate| gates.contains(gate)) {
+        match new["spec"].get("schedulingGates") {
+            Some(left) => allowed["schedulingGates"] = left.clone(),
+            None => {
+                allowed.as_object_mut().map(|spec| spec.remove("schedulingGates"));
             }
         }
     }

@@ -40,6 +40,10 @@ pub(in crate::kinds) const POD: &[Column] = &[
 /// the last container that is not running, else the phase.
 fn pod_status(pod: &Value) -> String {
     let mut status = first_text(pod, &["status.reason", "status.phase"]).to_owned();
+    let gated = |one: &Value| one["type"] == "PodScheduled" && one["reason"] == "SchedulingGated";
+    if list(pod, "status.conditions").iter().any(gated) {
+        status = "SchedulingGated".into();
+    }
     let mut initializing = false;
     let init_count = list(pod, "spec.initContainers").len();
     for (index, container) in list(pod, "status.initContainerStatuses").iter().enumerate() {
@@ -120,6 +124,10 @@ mod tests {
         let terminated = json!({"exitCode": 2});
         for (status, expected) in [
             (json!({"phase": "Pending"}), "Pending"),
+            (
+                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}),
+                "SchedulingGated",
+            ),
             (
                 json!({"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
                 "CrashLoopBackOff",
