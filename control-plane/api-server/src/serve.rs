@@ -28,6 +28,7 @@ use crate::encryption::{self, EncryptionError};
 use crate::housekeeping;
 use crate::http::Front;
 use crate::kinds;
+use crate::kinds::policy::SYSTEM_CLASSES;
 use crate::kubelet::Kubelets;
 use crate::local::LocalClient;
 use crate::options::WriteOptions;
@@ -57,6 +58,9 @@ pub enum ServeError {
     /// The database cannot be used.
     #[error("{0}: {1}")]
     Store(PathBuf, StoreError),
+    /// The authority's certificate, which pods get, cannot be read.
+    #[error("{0}: {1}")]
+    RootCertificate(PathBuf, std::io::Error),
     /// The first objects cannot be made.
     #[error("cannot make the first objects: {0}")]
     Bootstrap(#[from] Status),
@@ -71,6 +75,7 @@ pub struct Server {
     api: Api,
     authorizer: Arc<Authorizer>,
     custom: Arc<CustomResources>,
+    root_certificate: Arc<str>,
     secrets: Secrets,
 }
 
@@ -101,6 +106,9 @@ impl Server {
         let listener =
             TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))?;
         let tls = tls::load(&dir.join("pki"))?;
+        let path = dir.join("pki").join("ca.crt");
+        let root_certificate = std::fs::read_to_string(&path)
+            .map_err(|error| ServeError::RootCertificate(path, error))?;
         let path = dir.join("store.db");
         let pki = dir.join("pki");
         let keys = encryption::load(&pki, path.exists())?;
@@ -112,6 +120,7 @@ impl Server {
         let registry = Arc::new(kinds::registry());
         let api = Api::new(Arc::new(store), Arc::clone(&registry));
         make_namespaces(&api).await?;
+        make_priority_classes(&api).await?;
         bootstrap::reconcile(&api).await?;
         let store_failure = |error| ServeError::Store(path.clone(), error);
         let authorizer = Authorizer::start(api.store()).await.map_err(store_failure)?;
@@ -125,7 +134,9 @@ impl Server {
         let kubelets = Kubelets::new(tls.client);
         let front =
             Front::new(api.clone(), Arc::clone(&authorizer), tokens, Arc::clone(&custom), kubelets);
-        Ok(Self { listener, tls: tls.server, front, api, authorizer, custom, secrets })
+        let root_certificate = root_certificate.into();
+        let tls = tls.server;
+        Ok(Self { listener, tls, front, api, authorizer, custom, root_certificate, secrets })
     }
 
     /// How secrets are encrypted.
@@ -151,7 +162,8 @@ impl Server {
         own.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
         let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
         let scheduler = tokio::spawn(bulkhead_scheduler::run(Arc::clone(&informers)));
-        let controllers = bulkhead_controllers::start(&informers);
+        let controllers =
+            bulkhead_controllers::start(&informers, Arc::clone(&self.root_certificate));
         let tls = TlsAcceptor::from(Arc::clone(&self.tls));
         let accept = async {
             loop {
@@ -184,6 +196,20 @@ async fn make_namespaces(api: &Api) -> Result<(), Status> {
         let namespace = json!({"metadata": {"name": name}});
         let place = Place::new(&namespaces, None);
         match api.create(&place, namespace, &WriteOptions::default()).await {
+            Err(status) if status.reason != "AlreadyExists" => return Err(status),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn make_priority_classes(api: &Api) -> Result<(), Status> {
+    let Some(classes) = api.registry().find("scheduling.k8s.io", "v1", "priorityclasses") else {
+        return Ok(());
+    };
+    for (name, value) in SYSTEM_CLASSES {
+        let class = json!({"metadata": {"name": name}, "value": value});
+        match api.create(&Place::new(&classes, None), class, &WriteOptions::default()).await {
             Err(status) if status.reason != "AlreadyExists" => return Err(status),
             _ => {}
         }

@@ -214,6 +214,19 @@ impl Status {
         Self::new(415, "UnsupportedMediaType", message)
     }
 
+    /// 429 for an eviction that a disruption budget does not allow now.
+    #[must_use]
+    pub fn disruption_budget(why: &str) -> Self {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let mut status = Self::new(429, "TooManyRequests", message);
+        status.details.causes.push(Cause {
+            reason: "DisruptionBudget",
+            message: why.into(),
+            field: String::new(),
+        });
+        status
+    }
+
     /// 504 for a resource version that has not happened yet.
     pub fn version_in_future(message: impl Into<String>) -> Self {
         let mut status = Self::new(504, "Timeout", message);

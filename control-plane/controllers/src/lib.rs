@@ -4,7 +4,9 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`], [`replicas`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners; [`lifecycle`] marks nodes whose lease lapses;
+//! [`deployment`], [`replicas`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners; [`disruption`]
+//! keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives their pods away;
+//! [`defaults`] makes what every namespace has;
 //! [`cleanup`] empties namespaces that are deleted and removes pods of nodes that are gone.
 
 #![forbid(unsafe_code)]
@@ -12,13 +14,16 @@
 mod claim;
 mod cleanup;
 mod context;
+mod defaults;
 mod deployment;
+mod disruption;
 mod gc;
 mod job;
 mod lifecycle;
 mod pods;
 mod queue;
 mod replicas;
+mod taints;
 
 use std::sync::Arc;
 
@@ -30,9 +35,10 @@ use tokio::task::JoinSet;
 pub struct Controllers(#[expect(dead_code, reason = "held for its Drop")] JoinSet<()>);
 
 /// Starts the controllers. Of several API servers over one store, the one that leads calls this,
-/// and drops the result when it no longer leads.
+/// and drops the result when it no longer leads. `root_certificate` is the cluster's, PEM: pods
+/// know the API server by it.
 #[must_use]
-pub fn start(informers: &Arc<Informers>) -> Controllers {
+pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controllers {
     // The garbage collector is content with metadata; of these others want all, and once is enough.
     for kind in [Kind::PODS, Kind::NODES, Kind::NAMESPACES, Kind::LEASES, replicas::SETS, job::JOBS]
     {
@@ -46,6 +52,9 @@ pub fn start(informers: &Arc<Informers>) -> Controllers {
     tasks.spawn(job::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
+    tasks.spawn(taints::run(with()));
+    tasks.spawn(disruption::run(with()));
+    tasks.spawn(defaults::run(with(), root_certificate));
     tasks.spawn(cleanup::namespaces(with()));
     tasks.spawn(cleanup::orphaned_pods(with(), cleanup::QUARANTINE));
     Controllers(tasks)

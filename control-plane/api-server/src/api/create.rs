@@ -83,6 +83,7 @@ impl Api {
             }
         }
         (resource.behaviour.default)(&mut object);
+        self.admit_create(place, &mut object).await?;
         if ownership == Ownership::Changes {
             let manager = options.manager(resource, Target::Main, Operation::Update);
             let shape = resource.schema();

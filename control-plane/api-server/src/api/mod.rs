@@ -1,9 +1,11 @@
 //! The API's operations on objects, without HTTP: what a request does once it is parsed and
 //! permitted. The HTTP front and the controllers in this process call the same functions.
 
+mod admission;
 mod apply;
 mod create;
 mod delete;
+mod eviction;
 mod metadata;
 mod read;
 mod scale;

@@ -1,4 +1,4 @@
-//! Subresources with a behaviour of their own: a pod's `binding` and `eviction`, a namespace's
+//! Subresources with a behaviour of their own: a pod's `binding`, a namespace's
 //! `finalize`.
 
 use serde_json::{Value, json};
@@ -68,30 +68,6 @@ impl Api {
         Ok(success(201))
     }
 
-    /// Evicts the pod: deletes it, as there are no disruption budgets that could forbid it.
-    ///
-    /// # Errors
-    /// As a delete.
-    pub async fn evict(
-        &self,
-        place: &Place,
-        name: &str,
-        eviction: &Value,
-        options: &WriteOptions,
-    ) -> Result<Value> {
-        let said = object::name(eviction);
-        if !said.is_empty() && said != name {
-            return Err(Status::bad_request("the eviction names another pod than its path"));
-        }
-        let mut deletion = crate::options::Query::default()
-            .delete_options(eviction.get("deleteOptions").cloned().unwrap_or_default())?;
-        if options.dry_run {
-            deletion.dry_run.push("All".into());
-        }
-        self.delete(place, name, &deletion).await?;
-        Ok(success(201))
-    }
-
     /// Replaces a namespace's `spec.finalizers`.
     ///
     /// # Errors
@@ -114,7 +90,8 @@ impl Api {
     }
 }
 
-fn success(code: u16) -> Value {
+/// What succeeded.
+pub(super) fn success(code: u16) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code})
 }
 

@@ -8,6 +8,7 @@ mod core;
 mod event;
 mod extensions;
 mod pod;
+pub(crate) mod policy;
 mod rbac;
 mod replication;
 mod review;
@@ -67,6 +68,7 @@ pub fn registry() -> Registry {
     resources.push(replication::resource());
     resources.extend(apps::resources());
     resources.extend(batch::resources());
+    resources.extend(policy::resources());
     resources.push(core::lease());
     resources.push(event::new_resource());
     resources.extend(rbac::resources());

@@ -27,7 +27,8 @@ use crate::pods;
 use crate::queue::{Next, Queue, Synced};
 use crate::replicas::SETS;
 
-const DEPLOYMENTS: Kind = Kind::new("apps", "v1", "deployments");
+/// Deployments.
+pub(crate) const DEPLOYMENTS: Kind = Kind::new("apps", "v1", "deployments");
 /// How many Deployments are synced at a time.
 const WORKERS: usize = 5;
 

@@ -26,6 +26,8 @@ const WORKERS: usize = 5;
 /// A write that waits for others in the store is one of so many.
 pub(crate) const PARALLEL: usize = 128;
 
+/// ReplicationControllers.
+pub(crate) const CONTROLLERS: Kind = Kind::core("replicationcontrollers");
 /// ReplicaSets.
 pub(crate) const SETS: Kind = Kind::new("apps", "v1", "replicasets");
 
@@ -38,8 +40,7 @@ pub(crate) async fn run_sets(informers: Arc<Informers>) {
 
 /// Keeps ReplicationControllers, for ever.
 pub(crate) async fn run_controllers(informers: Arc<Informers>) {
-    let resource = Kind::core("replicationcontrollers");
-    let owner = Owner { resource, api_version: "v1", kind: "ReplicationController" };
+    let owner = Owner { resource: CONTROLLERS, api_version: "v1", kind: "ReplicationController" };
     let read = |set: &Value| Some(Selector::of_labels(&set["spec"]["selector"]));
     run(Context::new(&informers, "replication-controller"), owner, read).await;
 }

@@ -7,6 +7,7 @@ mod core;
 mod event;
 mod node;
 mod pod;
+mod policy;
 mod rbac;
 
 use serde_json::Value;
@@ -18,6 +19,7 @@ pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUN
 pub(super) use self::event::EVENT;
 pub(super) use self::node::NODE;
 pub(super) use self::pod::POD;
+pub(super) use self::policy::{POD_DISRUPTION_BUDGET, PRIORITY_CLASS};
 pub(super) use self::rbac::BINDING;
 use crate::object::{parse_time, text};
 use crate::resource::Column;
