@@ -168,8 +168,8 @@ impl Cluster {
         self.place(pod, node, true);
     }
 
-    /// Counts a pod on the node that it is bound to.
-    pub(crate) fn bound(&mut self, pod: &Arc<Pod>, node: &str) {
+    /// Counts a pod on the node that it is bound to. Whether that was not known.
+    pub(crate) fn bound(&mut self, pod: &Arc<Pod>, node: &str) -> bool {
         let unchanged = self.placed.get_mut(&pod.key()).is_some_and(|placed| {
             placed.node == node
                 && placed.pod.uid == pod.uid
@@ -180,6 +180,7 @@ impl Cluster {
         if !unchanged {
             self.place(pod, node, false);
         }
+        !unchanged
     }
 
     fn place(&mut self, pod: &Arc<Pod>, node: &str, assumed: bool) {

@@ -181,8 +181,10 @@ impl Scheduler {
         if let Some(node) = pod.node() {
             self.queue.remove(&key);
             self.cluster.withdraw(&pod.uid);
-            self.cluster.bound(&pod, node);
-            return self.queue.wake(Event::PodPlaced(&pod), &self.cluster);
+            if self.cluster.bound(&pod, node) {
+                self.queue.wake(Event::PodPlaced(&pod), &self.cluster);
+            }
+            return;
         }
         if self.cluster.placed(&key).is_some() {
             // Its binding is under way.
