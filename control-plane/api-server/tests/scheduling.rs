@@ -89,6 +89,11 @@ async fn the_more_important_pod_takes_the_place_of_another() {
     let cluster = Cluster::start();
     let mut client = cluster.admin().await;
     add_node(&mut client, "n1", 1).await;
+    for (name, value, policy) in [("modest", 2000, "Never"), ("high", 1000, "PreemptLowerPriority")]
+    {
+        let class = json!({"metadata": {"name": name}, "value": value, "preemptionPolicy": policy});
+        client.ok("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await;
+    }
     create(&mut client, &pod("low", "800Mi")).await;
     node_of(&mut client, "low").await;
     // Of another scheduler's pods this one keeps its hands.
@@ -96,8 +101,7 @@ async fn the_more_important_pod_takes_the_place_of_another() {
     others["spec"]["schedulerName"] = "other".into();
     create(&mut client, &others).await;
     let mut modest = pod("modest", "800Mi");
-    modest["spec"]["priority"] = 2000.into();
-    modest["spec"]["preemptionPolicy"] = "Never".into();
+    modest["spec"]["priorityClassName"] = "modest".into();
     create(&mut client, &modest).await;
     let why = waiting(&mut client, "modest").await;
     let message = why["message"].as_str().unwrap();
@@ -107,7 +111,7 @@ async fn the_more_important_pod_takes_the_place_of_another() {
     client.ok("DELETE", &format!("{PODS}/modest"), &json!({"gracePeriodSeconds": 0})).await;
 
     let mut high = pod("high", "800Mi");
-    high["spec"]["priority"] = 1000.into();
+    high["spec"]["priorityClassName"] = "high".into();
     create(&mut client, &high).await;
     let is_ending = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
     let low = until(&mut client, &format!("{PODS}/low"), is_ending).await;
