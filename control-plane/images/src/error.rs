@@ -34,6 +34,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// Not certificates of authorities.
+    #[error("certificate authorities: {0}")]
+    Authorities(String),
     /// The registry did not answer, or not with sense.
     #[error("cannot reach registry {registry} for {image}: {problem}")]
     RegistryUnavailable {

@@ -44,6 +44,9 @@ pub struct Layer {
 pub struct PullOptions {
     /// Speak plain HTTP to the registry. Loopback registries always are spoken to so.
     pub insecure: bool,
+    /// Certificates, in PEM, of authorities to trust beside the system's. With them a registry on
+    /// loopback is spoken to with TLS as well.
+    pub authorities: Option<Vec<u8>>,
     /// Who asks.
     pub auth: RegistryAuth,
     /// Where registries on loopback are, if not here: in an emulated host they are the machine's
@@ -54,7 +57,7 @@ pub struct PullOptions {
 impl Default for PullOptions {
     /// HTTPS, anonymously.
     fn default() -> Self {
-        Self { insecure: false, auth: RegistryAuth::Anonymous, loopback: None }
+        Self { insecure: false, authorities: None, auth: RegistryAuth::Anonymous, loopback: None }
     }
 }
 

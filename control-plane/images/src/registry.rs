@@ -1,52 +1,71 @@
 //! One image's way out of a registry (OCI distribution specification 1.1).
 
+mod manifests;
+
 use std::{io, sync::Once, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use oci_client::{
-    Client, Reference,
-    client::{ClientConfig, ClientProtocol},
+    Client, Reference, RegistryOperation,
+    client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
     errors::OciDistributionError,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
+use self::manifests::{Failure, Manifests};
 use crate::{
     Digest, Error, Limits, Name, PullOptions,
     error::ContentError,
-    manifest::{MANIFEST_TYPES, Manifest, Plan, PlannedLayer, check_digest, check_size},
+    manifest::{Manifest, Plan, PlannedLayer, check_digest, check_size},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a registry may stay silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const USER_AGENT: &str = concat!("bulkhead/", env!("CARGO_PKG_VERSION"));
+/// How long to wait before a request is made again of a registry that was not available.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+/// The HTTP status with which registries hold back who asks too often.
+const TOO_MANY_REQUESTS: u16 = 429;
 /// Pieces of a blob that may wait for the converter.
 const QUEUE: usize = 16;
 
 pub(crate) struct Registry {
     client: Client,
+    manifests: Manifests,
     name: Name,
     options: PullOptions,
 }
 
 impl Registry {
-    pub(crate) fn new(name: Name, options: PullOptions) -> Self {
+    /// # Errors
+    /// [`Error::Authorities`] if those of `options` are none.
+    pub(crate) fn new(name: Name, options: PullOptions) -> Result<Self, Error> {
         static PROVIDER: Once = Once::new();
         // The process may have chosen one already, which serves as well.
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let plain = options.insecure || name.is_loopback();
+        let pem = options.authorities.as_deref().unwrap_or_default();
+        let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(authorities_error)?;
+        if authorities.is_empty() && options.authorities.is_some() {
+            return Err(Error::Authorities("there is no certificate in PEM".into()));
+        }
+        let plain = options.insecure || (name.is_loopback() && authorities.is_empty());
         let name = match options.loopback {
             Some(address) => name.with_loopback_at(address),
             None => name,
         };
+        let extra = Certificate { encoding: CertificateEncoding::Pem, data: pem.to_vec() };
         let client = Client::new(ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("bulkhead/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
+            extra_root_certificates: if pem.is_empty() { Vec::new() } else { vec![extra] },
             ..ClientConfig::default()
         });
-        Self { client, name, options }
+        let manifests = Manifests::new(plain, authorities).map_err(authorities_error)?;
+        Ok(Self { client, manifests, name, options })
     }
 
     /// Fetches manifest and config.
@@ -54,6 +73,13 @@ impl Registry {
         let content = |error| self.content_error(error);
         let reference = self.name.reference();
         let json = self.manifest(reference).await?;
+        if let Some(digest) = reference.digest() {
+            let digest = digest.parse().map_err(|_| {
+                let value = digest.to_owned();
+                content(ContentError::Unsupported { what: "the digest", value })
+            })?;
+            check_digest(&json, digest, "the manifest").map_err(content)?;
+        }
         let manifest = match Manifest::parse(&json).map_err(content)? {
             Manifest::Image(manifest) => manifest,
             Manifest::Index(index) => {
@@ -75,14 +101,23 @@ impl Registry {
         Plan::new(config, layers, limits).map_err(content)
     }
 
-    async fn manifest(&self, reference: &Reference) -> Result<Bytes, Error> {
-        let (json, _) = self
-            .client
-            .pull_manifest_raw(reference, &self.options.auth, &MANIFEST_TYPES)
-            .await
-            .map_err(|error| self.registry_error(error))?;
-        check_size(json.len() as u64, "the manifest").map_err(|e| self.content_error(e))?;
-        Ok(json)
+    async fn manifest(&self, reference: &Reference) -> Result<Vec<u8>, Error> {
+        let mut waits = BACKOFF.into_iter();
+        loop {
+            let error = match self.manifest_once(reference).await {
+                Ok(json) => return Ok(json),
+                Err(Failure::Content(error)) => self.content_error(error),
+                Err(Failure::Registry(error)) => self.registry_error(error),
+            };
+            wait_after(error, &mut waits).await?;
+        }
+    }
+
+    async fn manifest_once(&self, reference: &Reference) -> Result<Vec<u8>, Failure> {
+        let auth = &self.options.auth;
+        let token = self.client.auth(reference, auth, RegistryOperation::Pull).await;
+        let token = token.map_err(Failure::Registry)?;
+        self.manifests.get(reference, token.as_deref(), auth).await
     }
 
     async fn config(&self, digest: Digest, size: u64) -> Result<Vec<u8>, Error> {
@@ -102,10 +137,14 @@ impl Registry {
         &self,
         digest: Digest,
     ) -> Result<impl futures_util::Stream<Item = io::Result<Bytes>> + Unpin + use<>, Error> {
-        self.client
-            .pull_blob_stream(self.name.reference(), digest.to_string().as_str())
-            .await
-            .map_err(|error| self.registry_error(error))
+        let (reference, digest) = (self.name.reference(), digest.to_string());
+        let mut waits = BACKOFF.into_iter();
+        loop {
+            match self.client.pull_blob_stream(reference, digest.as_str()).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => wait_after(self.registry_error(error), &mut waits).await?,
+            }
+        }
     }
 
     /// Fetches a layer's blob while `consume` reads it on a thread of its own. When this future is
@@ -142,7 +181,7 @@ impl Registry {
             E::RequestError(error) => {
                 error.is_connect() || error.is_timeout() || error.is_request()
             }
-            E::ServerError { code, .. } => *code >= 500,
+            E::ServerError { code, .. } => *code >= 500 || *code == TOO_MANY_REQUESTS,
             _ => false,
         };
         let problem = match error {
@@ -167,6 +206,20 @@ impl Registry {
         }
         Error::Pull { image, problem }
     }
+}
+
+/// Waits before another attempt, if `error` may pass and one is left; else gives it back.
+async fn wait_after(error: Error, waits: &mut impl Iterator<Item = Duration>) -> Result<(), Error> {
+    let Error::RegistryUnavailable { .. } = &error else { return Err(error) };
+    let Some(wait) = waits.next() else { return Err(error) };
+    tracing::debug!("{error}; next attempt in {wait:?}");
+    sleep(wait).await;
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is map_err's")]
+fn authorities_error(error: reqwest::Error) -> Error {
+    Error::Authorities(innermost(&error))
 }
 
 /// The last cause: the others only say that there was one.

@@ -84,7 +84,7 @@ impl Store {
         progress: Option<ProgressFn>,
     ) -> Result<Image, Error> {
         let name = Name::parse(reference)?;
-        let registry = Arc::new(Registry::new(name.clone(), options));
+        let registry = Arc::new(Registry::new(name.clone(), options)?);
         let plan = registry.plan(&self.0.limits).await?;
         self.ingest(plan, Source::Registry(registry), vec![name], progress).await
     }

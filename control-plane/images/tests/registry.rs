@@ -9,7 +9,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bulkhead_images::{Digest, Error, Limits, Progress, ProgressFn, PullOptions, Reason, Store};
+use bulkhead_images::{
+    Digest, Error, Limits, Progress, ProgressFn, PullOptions, Reason, RegistryAuth, Store,
+};
 use support::{Layout, Registry, TestLayer, busybox, gzip, tar};
 
 async fn store() -> (tempfile::TempDir, Store) {
@@ -176,6 +178,76 @@ async fn a_blob_that_changed_in_the_registry_is_refused() {
     assert_eq!(error.reason(), Reason::ErrImagePull);
     assert_eq!(fs::read_dir(dir.path().join("layers")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_registry_with_tls_and_users_wants_both() {
+    let registry = Registry::start_secured();
+    let name = registry.push(&Layout::of("x", &[TestLayer::gzip(&tar(&[("a", b"")]))]), "app:1");
+    let (_dir, store) = store().await;
+    let (user, password) = support::USER;
+    let with = |authorities: Option<Vec<u8>>, password: &str| PullOptions {
+        authorities,
+        auth: RegistryAuth::Basic(user.into(), password.into()),
+        ..PullOptions::default()
+    };
+    let certificate = Some(registry.certificate());
+    let anonymous = PullOptions { authorities: certificate.clone(), ..PullOptions::default() };
+    for (options, expected) in [
+        (anonymous, "refuses these credentials, or wants some"),
+        (with(certificate.clone(), "wrong"), "refuses these credentials"),
+        (with(None, password), "HTTP"),
+        (with(Some(b"no certificate".to_vec()), password), "certificate"),
+    ] {
+        let error = store.pull(&name, options, None).await.unwrap_err().to_string();
+        assert!(error.contains(expected) && !error.contains('\n'), "{expected}: {error}");
+    }
+    store.pull(&name, with(certificate, password), None).await.unwrap();
+}
+
+/// A registry that answers each request with the next of `answers`, then with the last again.
+fn registry_that_says(answers: Vec<Vec<u8>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut answers = answers.into_iter().peekable();
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let length = connection.read(&mut [0; 4096]).unwrap_or(0);
+            let Some(answer) = answers.peek().cloned() else { return };
+            if answers.len() > 1 {
+                answers.next();
+            }
+            // Who has heard enough hangs up.
+            drop((length, connection.write_all(&answer)));
+        }
+    });
+    format!("127.0.0.1:{port}/app:1")
+}
+
+fn answer(status: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+#[tokio::test]
+async fn a_manifest_is_read_no_further_than_its_bound() {
+    let ping = answer("200 OK", b"");
+    let name = registry_that_says(vec![ping, answer("200 OK", &vec![b' '; 64 << 20])]);
+    let (_dir, store) = store().await;
+    let error = pull(&store, &name).await.unwrap_err().to_string();
+    assert!(error.contains("the manifest is over the limit of 4194304 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_is_asked_again() {
+    let ping = || answer("200 OK", b"");
+    let busy = answer("503 Service Unavailable", b"busy");
+    let missing = answer("404 Not Found", br#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#);
+    let name = registry_that_says(vec![ping(), busy, ping(), missing]);
+    let (_dir, store) = store().await;
+    let error = pull(&store, &name).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ErrImagePull, "it has answered in the end: {error}");
 }
 
 #[tokio::test]

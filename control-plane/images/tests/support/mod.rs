@@ -153,16 +153,53 @@ pub(crate) struct Registry {
     dir: tempfile::TempDir,
 }
 
+/// Who may use a registry that lets in nobody else: user and password.
+pub(crate) const USER: (&str, &str) = ("tester", "secret");
+/// The same as a line of htpasswd's, with bcrypt.
+const HTPASSWD: &str = "tester:$2b$04$mvgmkjgk3VYzDgfbEO4iwuk8HzkNTCP311O9vddbrAYBPPxSz9izi\n";
+
 impl Registry {
     pub(crate) fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), "")
+    }
+
+    /// One that speaks TLS with a certificate of its own, `certificate.pem` in the directory given,
+    /// and lets in [`USER`] alone.
+    pub(crate) fn start_secured() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let request = "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = more\n\
+                       [name]\nCN = registry\n\
+                       [more]\nsubjectAltName = IP:127.0.0.1\nbasicConstraints = CA:FALSE\n";
+        fs::write(at("request"), request).unwrap();
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+        let (config, key_file, certificate) = (at("request"), at("key.pem"), at("certificate.pem"));
+        let files = ["-config", &config, "-keyout", &key_file, "-out", &certificate];
+        run("openssl", &[&["req", "-x509", "-days", "2"], &key[..], &files[..]].concat());
+        fs::write(at("htpasswd"), HTPASSWD).unwrap();
+        let more = format!(
+            "  tls:\n    certificate: {}\n    key: {}\nauth:\n  htpasswd:\n    realm: test\n    \
+             path: {}\n",
+            at("certificate.pem"),
+            at("key.pem"),
+            at("htpasswd")
+        );
+        Self::start_in(dir, &more)
+    }
+
+    /// The certificate of a registry that was started secured, in PEM.
+    pub(crate) fn certificate(&self) -> Vec<u8> {
+        fs::read(self.dir.path().join("certificate.pem")).unwrap()
+    }
+
+    fn start_in(dir: tempfile::TempDir, more: &str) -> Self {
         // Free now; if another takes it meanwhile, the registry ends and the wait below fails.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = dir.path().join("config.yml");
         let data = dir.path().join("data");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: 127.0.0.1:{port}\n",
+             http:\n  addr: 127.0.0.1:{port}\n{more}",
             data.display()
         );
         fs::write(&config, text).unwrap();
@@ -194,11 +231,20 @@ impl Registry {
     /// Copies the image of a layout here, index and all.
     pub(crate) fn push(&self, layout: &Layout, repository: &str) -> String {
         let name = self.name(repository);
+        let credentials = format!("--dest-creds={}:{}", USER.0, USER.1);
         let from = format!("oci:{}", layout.path().display());
         let to = format!("docker://{name}");
         run(
             "skopeo",
-            &["--insecure-policy", "copy", "--all", "--dest-tls-verify=false", &from, &to],
+            &[
+                "--insecure-policy",
+                "copy",
+                "--all",
+                "--dest-tls-verify=false",
+                &credentials,
+                &from,
+                &to,
+            ],
         );
         name
     }
