@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bulkhead_host_api::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::name::ClusterName;
@@ -232,12 +233,21 @@ pub(crate) enum Image {
         name: Option<String>,
     },
     /// Pull a container image from a registry
+    #[command(after_help = "Examples:
+  bulkhead image pull docker.io/library/busybox:1.36
+  bulkhead image pull registry.example:5000/app:1 --ca-file ca.pem --creds ci:$TOKEN")]
     Pull {
         /// [registry/]repository[:tag|@digest]
         reference: String,
-        /// Speak plain HTTP to the registry (to one on loopback it always is)
+        /// Speak plain HTTP to the registry (with one on loopback that is the rule)
         #[arg(long)]
         insecure: bool,
+        /// Certificates, in PEM, of authorities to trust beside the system's
+        #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+        ca_file: Option<PathBuf>,
+        /// User of the registry, and password or token
+        #[arg(long, value_name = "USER:PASSWORD", value_parser = credentials)]
+        creds: Option<Credentials>,
     },
     /// List the container images
     #[command(visible_alias = "ls")]
@@ -248,6 +258,11 @@ pub(crate) enum Image {
         #[arg(value_name = "REFERENCE", required = true)]
         references: Vec<String>,
     },
+}
+
+fn credentials(text: &str) -> Result<Credentials, &'static str> {
+    let (username, password) = text.split_once(':').ok_or("not of the form USER:PASSWORD")?;
+    Ok(Credentials { username: username.into(), password: password.into() })
 }
 
 #[derive(Debug, ClapArgs)]
@@ -321,5 +336,13 @@ mod tests {
         let Command::Run(run) = args.command else { panic!("{args:?}") };
         assert_eq!(run.command, ["ls", "--nodes", "x"]);
         assert_eq!(run.nodes, 1);
+    }
+
+    #[test]
+    fn a_password_may_hold_a_colon_and_is_not_shown() {
+        let user = credentials("ci:a:b").unwrap();
+        assert_eq!((user.username.as_str(), user.password.as_str()), ("ci", "a:b"));
+        assert!(!format!("{user:?}").contains("a:b"));
+        credentials("ci").unwrap_err();
     }
 }

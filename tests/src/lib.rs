@@ -6,7 +6,8 @@
 //! namespaces, files) only to see that nothing is left there. Nothing of the project is linked in.
 //!
 //! They need a usable KVM and root, so they carry `#[ignore]`; `ci/test-vms` runs them, inside an
-//! emulated host where the machine itself has no usable KVM. The environment names what they use:
+//! emulated host where the machine itself has no usable KVM. The environment names what they use
+//! (`ci/in-kvm-host` sets it):
 //!
 //! | variable | what |
 //! | --- | --- |
@@ -14,6 +15,7 @@
 //! | `BULKHEAD_KUBECTL` | the kubectl to use |
 //! | `BULKHEAD_BUSYBOX` | what `ci/make-busybox-image` made |
 //! | `BULKHEAD_KERNEL`, `BULKHEAD_DEBIAN_KERNEL` | our kernel, a stock Debian cloud kernel |
+//! | `BULKHEAD_NODE_IMAGE_DIR` | what nodes boot: `vmlinux` and `root.erofs` |
 //! | `BULKHEAD_TEST_DIR` | a directory for state, on a real file system |
 
 #![forbid(unsafe_code)]

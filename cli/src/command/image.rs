@@ -26,9 +26,19 @@ pub(super) async fn execute(command: Image) -> Result<()> {
             let made = load(&Host::connect().await?, &source, name.as_deref()).await;
             told(&made.with_context(|| format!("image {}", source.display()))?)
         }
-        Image::Pull { reference, insecure } => {
+        Image::Pull { reference, insecure, ca_file, creds } => {
+            let authorities = ca_file.map(|path| {
+                std::fs::read_to_string(&path)
+                    .with_context(|| format!("certificates {}", path.display()))
+            });
+            let authorities = authorities.transpose()?;
             let host = Host::connect().await?;
-            let request = PullRequest { reference: reference.clone(), insecure };
+            let request = PullRequest {
+                reference: reference.clone(),
+                insecure,
+                authorities,
+                credentials: creds,
+            };
             let made = progress::follow(host.client.pull_image(&request).await).await;
             told(&made.with_context(|| format!("image {reference:?}"))?)
         }

@@ -180,9 +180,32 @@ pub struct ImageSummary {
 pub struct PullRequest {
     /// `[registry/]repository[:tag|@digest]`.
     pub reference: String,
-    /// Speak plain HTTP to the registry. Loopback registries always are.
+    /// Speak plain HTTP to the registry. Loopback registries always are, without `authorities`.
     #[serde(default)]
     pub insecure: bool,
+    /// Certificates, in PEM, of authorities to trust beside the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorities: Option<String>,
+    /// Who asks; nobody in particular if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+}
+
+/// A user of a registry.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Credentials {
+    /// The name.
+    pub username: String,
+    /// The password, or a token in its place.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// One line of a long request's answer.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bulkhead_host_api::client::CONSOLE_PROTOCOL;
 use bulkhead_host_api::{ApiError, ImageSummary, Progress, PullRequest};
-use bulkhead_images::{Error as ImageStoreError, Image};
+use bulkhead_images::{Error as ImageStoreError, Image, PullOptions, RegistryAuth};
 use futures_util::TryStreamExt as _;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -164,7 +164,13 @@ impl Api {
     }
 
     async fn pull(&self, wanted: PullRequest, progress: Reporter) -> Result<Value, ApiError> {
-        let options = self.host.pull_options(wanted.insecure);
+        let options = PullOptions {
+            authorities: wanted.authorities.map(String::into_bytes),
+            auth: wanted.credentials.map_or(RegistryAuth::Anonymous, |user| {
+                RegistryAuth::Basic(user.username, user.password)
+            }),
+            ..self.host.pull_options(wanted.insecure)
+        };
         let message = format!("pulling {}", wanted.reference);
         let report = report(progress, message);
         let image = self.host.images.pull(&wanted.reference, options, Some(report)).await;
@@ -215,7 +221,9 @@ fn summary(image: &Image) -> ImageSummary {
 
 fn image_fault(error: &ImageStoreError) -> ApiError {
     match error {
-        ImageStoreError::InvalidName { .. } | ImageStoreError::Load(_) => fault::invalid(error),
+        ImageStoreError::InvalidName { .. }
+        | ImageStoreError::Load(_)
+        | ImageStoreError::Authorities(_) => fault::invalid(error),
         ImageStoreError::NotFound(_) => fault::not_found(error),
         ImageStoreError::InUse { .. } => fault::conflict(error),
         _ => fault::internal(error),
