@@ -4,10 +4,10 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`], [`replicas`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners; [`disruption`]
-//! keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives their pods away;
-//! [`defaults`] makes what every namespace has;
-//! [`cleanup`] empties namespaces that are deleted and removes pods of nodes that are gone.
+//! [`deployment`], [`replicas`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners;
+//! [`disruption`] keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives
+//! their pods away; [`defaults`] makes what every namespace has; [`cleanup`] empties namespaces
+//! that are deleted and removes pods of nodes that are gone.
 
 #![forbid(unsafe_code)]
 
