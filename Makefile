@@ -34,3 +34,7 @@ test: packages ## Everything: lint, unit, integration, end-to-end
 .PHONY: bench
 bench: image ## Print the table of figures, against QEMU
 	@ci/bench
+
+.PHONY: bench-api
+bench-api: packages ## Print the control plane's figures
+	@ci/bench-api

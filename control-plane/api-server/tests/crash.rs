@@ -10,7 +10,18 @@ use common::{Client, Cluster};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// All but the one that every namespace has.
+const OWN: &str =
+    "/api/v1/namespaces/default/configmaps?fieldSelector=metadata.name!%3Dkube-root-ca.crt";
+/// How often the server is killed, unless `BULKHEAD_TEST_KILLS` says otherwise.
 const ROUNDS: u32 = 5;
+
+fn rounds() -> u32 {
+    match std::env::var("BULKHEAD_TEST_KILLS") {
+        Ok(text) => text.parse().expect("BULKHEAD_TEST_KILLS is a number"),
+        Err(_) => ROUNDS,
+    }
+}
 
 /// Creates objects until the server is gone; the versions of those that were acknowledged.
 async fn write(mut client: Client, writer: String) -> Vec<(String, u64)> {
@@ -30,50 +41,71 @@ async fn write(mut client: Client, writer: String) -> Vec<(String, u64)> {
     acknowledged
 }
 
+/// Watches from `version` until everything in `acknowledged` was seen; the versions of what was
+/// seen, and the last of them.
+async fn resume(
+    cluster: &Cluster,
+    version: u64,
+    acknowledged: &BTreeMap<String, u64>,
+) -> (BTreeMap<String, u64>, u64) {
+    let mut client = cluster.admin().await;
+    let path = format!("{OWN}&watch=1&resourceVersion={version}");
+    let mut watch = common::Lines::open(&mut client, &path).await;
+    let (mut seen, mut last) = (BTreeMap::new(), version);
+    while acknowledged.keys().any(|name| !seen.contains_key(name)) {
+        let event = watch.next().await;
+        let object = &event["object"];
+        assert_eq!(object["data"]["n"], object["metadata"]["name"], "nothing half-written");
+        let version = object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        assert!(version > last, "in order, and none twice");
+        last = version;
+        seen.insert(object["metadata"]["name"].as_str().unwrap().to_owned(), version);
+    }
+    (seen, last)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive() {
     let mut cluster = Cluster::start();
-    let start = cluster.admin().await.ok("GET", MAPS, &Value::Null).await;
-    let start = start["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-    let mut acknowledged = BTreeMap::new();
-    for round in 0..ROUNDS {
+    let start = cluster.admin().await.ok("GET", OWN, &Value::Null).await;
+    let mut last = start["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let (mut acknowledged, mut watched) = (BTreeMap::new(), BTreeMap::new());
+    for round in 0..rounds() {
         let mut writers = Vec::new();
         for writer in 0..4 {
             let client = cluster.admin().await;
             writers.push(tokio::spawn(write(client, format!("w{round}-{writer}"))));
         }
-        tokio::time::sleep(Duration::from_millis(100 + u64::from(round) * 37)).await;
+        // A point in time that differs from round to round.
+        let point = (u64::from(round) * 7919) % 150_000;
+        tokio::time::sleep(Duration::from_micros(20_000 + point)).await;
         cluster.kill();
+        let mut written = BTreeMap::new();
         for writer in writers {
-            acknowledged.extend(writer.await.unwrap());
+            written.extend(writer.await.unwrap());
         }
         cluster.restart();
-        // All but the one that every namespace has.
-        let path = format!("{MAPS}?fieldSelector=metadata.name!%3Dkube-root-ca.crt");
-        let list = cluster.admin().await.ok("GET", &path, &Value::Null).await;
-        let mut found = BTreeMap::new();
-        for item in list["items"].as_array().unwrap() {
-            assert_eq!(item["data"]["n"], item["metadata"]["name"], "nothing half-written");
-            let version: u64 =
-                item["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-            found.insert(item["metadata"]["name"].as_str().unwrap().to_owned(), version);
+        let (seen, reached) = resume(&cluster, last, &written).await;
+        last = reached;
+        for (name, version) in &written {
+            assert_eq!(seen.get(name), Some(version), "round {round}: {name} was acknowledged");
         }
-        for (name, version) in &acknowledged {
-            assert_eq!(found.get(name), Some(version), "round {round}: {name} was acknowledged");
-        }
+        acknowledged.extend(written);
+        watched.extend(seen);
     }
     assert!(acknowledged.len() > 20, "only {} writes were tried", acknowledged.len());
-    let mut client = cluster.admin().await;
-    let path = format!("{MAPS}?watch=1&resourceVersion={start}");
-    let mut watch = common::Lines::open(&mut client, &path).await;
-    let mut last = 0;
-    let mut missing = acknowledged;
-    while !missing.is_empty() {
-        let event = watch.next().await;
-        let version = event["object"]["metadata"]["resourceVersion"].as_str().unwrap();
-        let version: u64 = version.parse().unwrap();
-        assert!(version > last, "in order");
-        last = version;
-        missing.remove(event["object"]["metadata"]["name"].as_str().unwrap());
+    let list = cluster.admin().await.ok("GET", OWN, &Value::Null).await;
+    let mut found = BTreeMap::new();
+    for item in list["items"].as_array().unwrap() {
+        assert_eq!(item["data"]["n"], item["metadata"]["name"], "nothing half-written");
+        let version: u64 = item["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        found.insert(item["metadata"]["name"].as_str().unwrap().to_owned(), version);
+    }
+    for (name, version) in &acknowledged {
+        assert_eq!(found.get(name), Some(version), "{name} was acknowledged");
+    }
+    for (name, version) in &found {
+        // What was stored after the last acknowledged write of the last round was not waited for.
+        assert!(watched.get(name) == Some(version) || *version > last, "{name} fell into a gap");
     }
 }
