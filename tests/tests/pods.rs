@@ -204,7 +204,8 @@ fn ports_are_forwarded_and_files_copied() {
 
     // kubectl gives up when nothing listens yet.
     until("the server in the pod listens", Duration::from_secs(30), || {
-        let asked = kubectl.run(&["exec", "web", "--", "nc", "-z", "127.0.0.1", "8080"]);
+        let url = "http://127.0.0.1:8080/index.html";
+        let asked = kubectl.run(&["exec", "web", "--", "wget", "-q", "-O", "/dev/null", url]);
         if asked.code == 0 { Ok(()) } else { Err(asked.stderr) }
     });
     let forward = PortForward::start(&kubectl, "web", 8080);

@@ -141,7 +141,8 @@ fn parse(mut plain: &[u8]) -> Option<Headers> {
 }
 
 /// Bytes as a part of a zlib stream that compresses nothing: a stored block (RFC 1951 §3.2.4),
-/// behind zlib's head unless the stream has begun. At most 65535 bytes.
+/// behind zlib's head unless the stream has begun, and an empty one, as a flush leaves it: Go's reader
+/// gives out what it has at that. At most 65535 bytes.
 pub(super) fn stored(bytes: &[u8], begun: bool) -> Vec<u8> {
     let mut block = if begun { Vec::new() } else { vec![0x78, 0x01] };
     let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
@@ -149,6 +150,7 @@ pub(super) fn stored(bytes: &[u8], begun: bool) -> Vec<u8> {
     block.extend(length.to_le_bytes());
     block.extend((!length).to_le_bytes());
     block.extend(bytes.get(..length.into()).unwrap_or(bytes));
+    block.extend([0, 0, 0, 0xff, 0xff]);
     block
 }
 
@@ -166,6 +168,34 @@ mod tests {
         });
         // RFC 1950's Adler-32, which zlib streams name it by.
         assert_eq!(b << 16 | a, 0xe3c6_a7c2);
+    }
+
+    #[test]
+    fn what_zlib_makes_with_the_dictionary_is_read() {
+        let block = |hex: &str| -> Vec<u8> {
+            (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+                .collect()
+        };
+        let mut inflater = Inflater::default();
+        for (kind, hex) in [
+            (
+                "error",
+                "78f9e3c6a7c202253a703a2b294a4dcc851625aca9a0808614cb45e01c6061606100a4398b20d198094ade8c0600000000ffff",
+            ),
+            ("data", "c2aa19540e2512d60b000000ffff"),
+        ] {
+            let headers = inflater.headers(&block(hex)).unwrap();
+            let expected = [("streamtype", kind), ("port", "8080"), ("requestid", "0")];
+            assert_eq!(headers, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_is_stored_ends_with_a_flush() {
+        assert_eq!(stored(b"ab", false), b"\x78\x01\0\x02\0\xfd\xffab\0\0\0\xff\xff");
+        assert_eq!(stored(b"ab", true), b"\0\x02\0\xfd\xffab\0\0\0\xff\xff");
     }
 
     #[test]
