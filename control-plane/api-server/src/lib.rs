@@ -22,6 +22,7 @@ pub mod custom;
 pub mod discovery;
 pub mod encryption;
 mod feed;
+mod first_objects;
 mod housekeeping;
 pub mod http;
 pub mod kinds;

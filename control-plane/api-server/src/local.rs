@@ -56,13 +56,14 @@ struct LocalStream(Watcher);
 impl Stream for LocalStream {
     async fn next(&mut self) -> Result<Option<Change>> {
         while let Some(event) = self.0.next().await.map_err(failed)? {
-            match event.kind {
-                WatchEventKind::Added | WatchEventKind::Modified => {
-                    return Ok(Some(Change::Present(Arc::new(event.object))));
-                }
-                WatchEventKind::Deleted => return Ok(Some(Change::Gone(Arc::new(event.object)))),
-                WatchEventKind::Bookmark => {}
+            if event.kind == WatchEventKind::Bookmark {
+                continue;
             }
+            let object = Arc::new(event.object.decode(self.0.resource()).map_err(failed)?);
+            return Ok(Some(match event.kind {
+                WatchEventKind::Deleted => Change::Gone(object),
+                _ => Change::Present(object),
+            }));
         }
         Ok(None)
     }

@@ -1,64 +1,10 @@
-//! Objects as JSON values: what all kinds have in common.
+//! Objects as JSON values: what all kinds have in common. Reading is the clients' as well.
 
 use serde_json::{Map, Value};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-/// Now, as `metav1.Time` writes it: RFC 3339, whole seconds.
-#[must_use]
-pub fn now() -> String {
-    timestamp(OffsetDateTime::now_utc())
-}
-
-/// `time` as `metav1.Time` writes it.
-#[must_use]
-pub fn timestamp(time: OffsetDateTime) -> String {
-    let whole = time.replace_nanosecond(0).unwrap_or(time);
-    // Years of four digits always format.
-    whole.format(&Rfc3339).unwrap_or_default()
-}
-
-/// The time that `text` says.
-#[must_use]
-pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok()
-}
-
-/// The text at a dotted path; empty if it is not there.
-#[must_use]
-pub fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    at(object, path).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The value at a dotted path.
-#[must_use]
-pub fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(object, |value, step| value.get(step))
-}
-
-/// The elements of the list at a dotted path; none if it is not there.
-#[must_use]
-pub fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
-    at(object, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-/// `metadata.name`.
-#[must_use]
-pub fn name(object: &Value) -> &str {
-    text(object, "metadata.name")
-}
-
-/// `metadata.namespace`, if it has one.
-#[must_use]
-pub fn namespace(object: &Value) -> Option<&str> {
-    object["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty())
-}
-
-/// Whether it is being deleted.
-#[must_use]
-pub fn is_terminating(object: &Value) -> bool {
-    object["metadata"]["deletionTimestamp"].is_string()
-}
+pub use bulkhead_client::object::{
+    at, is_terminating, list, name, namespace, now, parse_time, text, timestamp,
+};
 
 /// The map in `field` of `object`, made if it is not there. Nothing if `object` is not a map or
 /// the field is something else.

@@ -36,6 +36,20 @@ pub struct ReadOptions {
     pub include_object: Option<String>,
 }
 
+impl ReadOptions {
+    /// Whether objects have to be looked into to know which are meant.
+    #[must_use]
+    pub fn is_selective(&self) -> bool {
+        !self.labels.is_empty() || !self.fields.is_empty()
+    }
+
+    /// Whether they mean `object`.
+    #[must_use]
+    pub fn select(&self, object: &Value) -> bool {
+        self.labels.matches(object) && self.fields.matches(object)
+    }
+}
+
 /// Options of writes.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {

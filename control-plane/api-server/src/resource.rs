@@ -68,6 +68,14 @@ pub struct Behaviour {
     pub validate_update: fn(&Value, &Value, &mut Vec<Cause>),
     /// How names must look.
     pub name: crate::names::NameRule,
+    /// How its objects become those of the kind that is stored, and back; `None` if they are
+    /// stored as they are.
+    pub conversion: Option<Conversion>,
+}
+
+/// Between a kind and the one that it is stored as.
+#[derive(Debug, Clone, Copy)]
+pub struct Conversion {
     /// Turns an object of this kind into what is stored.
     pub to_storage: fn(&mut Value),
     /// Turns what is stored into an object of this kind.
@@ -82,8 +90,7 @@ impl Behaviour {
         validate: |_, _| {},
         validate_update: |_, _, _| {},
         name: crate::names::NameRule::Subdomain,
-        to_storage: |_| {},
-        from_storage: |_| {},
+        conversion: None,
     };
 }
 

@@ -3,6 +3,7 @@
 //! Labels: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b)`, `a`, `!a`, `a>1`, `a<1`, joined by
 //! commas. Fields: `a=b`, `a==b`, `a!=b`, joined by commas, with backslash escapes.
 
+use bulkhead_client::{Requirement, Test};
 use serde_json::Value;
 
 use crate::names;
@@ -17,22 +18,6 @@ type Result<T> = std::result::Result<T, SelectorError>;
 /// A label selector: all its requirements must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelSelector(Vec<Requirement>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Requirement {
-    key: String,
-    test: Test,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Test {
-    In(Vec<String>),
-    NotIn(Vec<String>),
-    Exists,
-    Absent,
-    Greater(i64),
-    Less(i64),
-}
 
 impl LabelSelector {
     /// Parses a selector; the empty one selects everything.
@@ -67,22 +52,9 @@ impl LabelSelector {
     #[must_use]
     pub fn matches(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
-        self.0.iter().all(|requirement| {
-            let value = labels.get(&requirement.key).and_then(Value::as_str);
-            match &requirement.test {
-                Test::In(values) => value.is_some_and(|value| values.iter().any(|v| v == value)),
-                Test::NotIn(values) => value.is_none_or(|value| !values.iter().any(|v| v == value)),
-                Test::Exists => value.is_some(),
-                Test::Absent => value.is_none(),
-                Test::Greater(than) => number(value).is_some_and(|number| number > *than),
-                Test::Less(than) => number(value).is_some_and(|number| number < *than),
-            }
-        })
+        let value = |key: &str| labels.get(key).and_then(Value::as_str);
+        self.0.iter().all(|requirement| requirement.holds(value(&requirement.key)))
     }
-}
-
-fn number(value: Option<&str>) -> Option<i64> {
-    value?.parse().ok()
 }
 
 struct Parser<'a> {
@@ -155,7 +127,7 @@ impl<'a> Parser<'a> {
 
     fn requirement(&mut self) -> Result<Requirement> {
         if self.take("!") {
-            return Ok(Requirement { key: self.key()?, test: Test::Absent });
+            return Ok(Requirement { key: self.key()?, test: Test::DoesNotExist });
         }
         let key = self.key()?;
         let test = if self.take("!=") {
@@ -163,9 +135,9 @@ impl<'a> Parser<'a> {
         } else if self.take("==") || self.take("=") {
             Test::In(vec![self.value()?])
         } else if self.take(">") {
-            Test::Greater(self.integer()?)
+            Test::Gt(self.integer()?)
         } else if self.take("<") {
-            Test::Less(self.integer()?)
+            Test::Lt(self.integer()?)
         } else {
             match self.word() {
                 "" => Test::Exists,
@@ -247,7 +219,7 @@ impl FieldSelector {
     #[must_use]
     pub fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|requirement| {
-            let field = requirement.path.split('.').try_fold(object, |value, step| value.get(step));
+            let field = crate::object::at(object, &requirement.path);
             let equal = match field {
                 None | Some(Value::Null) => {
                     requirement.value.is_empty() || requirement.value == "false"

@@ -1,4 +1,5 @@
-//! The server's connections, and what runs beside them: housekeeping, scheduler, controllers.
+//! Puts the server together: store, keys, the HTTP front, and what runs beside it, which is
+//! housekeeping, scheduler and controllers.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,37 +9,24 @@ use std::time::Duration;
 use bulkhead_client::Informers;
 use bulkhead_store::encryption::EncryptedStore;
 use bulkhead_store::{SqliteStore, StoreError};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::api::{Api, Place};
-use crate::auth::User;
+use crate::api::Api;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::keys::{Keys, KeysError};
 use crate::auth::rbac::{aggregation, bootstrap};
 use crate::auth::token::Tokens;
 use crate::custom::CustomResources;
 use crate::encryption::{self, EncryptionError};
-use crate::housekeeping;
-use crate::http::Front;
-use crate::kinds;
-use crate::kinds::policy::SYSTEM_CLASSES;
+use crate::http::{Front, connection};
 use crate::kubelet::Kubelets;
 use crate::local::LocalClient;
-use crate::options::WriteOptions;
 use crate::status::Status;
 use crate::tls::{self, TlsError};
-
-/// How long a client may take for a TLS handshake or a request's headers.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The namespaces that every cluster has.
-const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+use crate::{first_objects, housekeeping, kinds};
 
 /// The server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -119,8 +107,7 @@ impl Server {
         let secrets = Secrets { pki: pki.clone(), store: store.clone() };
         let registry = Arc::new(kinds::registry());
         let api = Api::new(Arc::new(store), Arc::clone(&registry));
-        make_namespaces(&api).await?;
-        make_priority_classes(&api).await?;
+        first_objects::make(&api).await?;
         bootstrap::reconcile(&api).await?;
         let store_failure = |error| ServeError::Store(path.clone(), error);
         let authorizer = Authorizer::start(api.store()).await.map_err(store_failure)?;
@@ -170,7 +157,7 @@ impl Server {
                 match self.listener.accept().await {
                     Ok((stream, _)) => {
                         let (tls, front) = (tls.clone(), self.front.clone());
-                        tokio::spawn(async move { connection(stream, tls, front).await });
+                        tokio::spawn(connection::serve(stream, tls, front));
                     }
                     Err(error) => {
                         // Out of file descriptors, as a rule: some will be closed.
@@ -187,64 +174,5 @@ impl Server {
         drop(own);
         scheduler.abort();
         drop(controllers);
-    }
-}
-
-async fn make_namespaces(api: &Api) -> Result<(), Status> {
-    let Some(namespaces) = api.registry().find("", "v1", "namespaces") else { return Ok(()) };
-    for name in NAMESPACES {
-        let namespace = json!({"metadata": {"name": name}});
-        let place = Place::new(&namespaces, None);
-        match api.create(&place, namespace, &WriteOptions::default()).await {
-            Err(status) if status.reason != "AlreadyExists" => return Err(status),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-async fn make_priority_classes(api: &Api) -> Result<(), Status> {
-    let Some(classes) = api.registry().find("scheduling.k8s.io", "v1", "priorityclasses") else {
-        return Ok(());
-    };
-    for (name, value) in SYSTEM_CLASSES {
-        let class = json!({"metadata": {"name": name}, "value": value});
-        match api.create(&Place::new(&classes, None), class, &WriteOptions::default()).await {
-            Err(status) if status.reason != "AlreadyExists" => return Err(status),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-async fn connection(stream: TcpStream, tls: TlsAcceptor, front: Front) {
-    // Small answers and watch events go out at once; a system that cannot is only slower.
-    let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
-        Err(_) => return tracing::debug!("TLS handshake timed out"),
-    };
-    let certificates = stream.get_ref().1.peer_certificates();
-    let user = match certificates.and_then(<[_]>::first) {
-        None => Ok(None),
-        Some(certificate) => User::from_certificate(certificate).map(Some).ok_or(()),
-    };
-    let user = Arc::new(user);
-    let service = service_fn(move |request| {
-        let (front, user) = (front.clone(), Arc::clone(&user));
-        async move {
-            Ok::<_, std::convert::Infallible>(match user.as_ref() {
-                Ok(user) => front.answer(user.as_ref(), request).await,
-                Err(()) => crate::body::failure(&Status::unauthorized()),
-            })
-        }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000);
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
-    if let Err(error) = served {
-        tracing::debug!(error, "connection");
     }
 }

@@ -12,6 +12,7 @@ mod client;
 mod informer;
 pub mod object;
 mod recorder;
+mod requirement;
 mod selector;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -23,4 +24,5 @@ pub use client::{
 };
 pub use informer::{Cache, Informers, Told};
 pub use recorder::Recorder;
+pub use requirement::{Requirement, Test};
 pub use selector::{Selector, SelectorError};

@@ -26,21 +26,25 @@ pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
 /// The text at a dotted path; empty if it is not there.
 #[must_use]
 pub fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    let found = path.split('.').try_fold(object, |value, step| value.get(step));
-    found.and_then(Value::as_str).unwrap_or_default()
+    at(object, path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The value at a dotted path.
+#[must_use]
+pub fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(object, |value, step| value.get(step))
 }
 
 /// The elements of the list at a dotted path; none if it is not there.
 #[must_use]
 pub fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
-    let found = path.split('.').try_fold(object, |value, step| value.get(step));
-    found.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    at(object, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The number at a dotted path.
 #[must_use]
 pub fn number(object: &Value, path: &str) -> Option<i64> {
-    path.split('.').try_fold(object, |value, step| value.get(step)).and_then(Value::as_i64)
+    at(object, path).and_then(Value::as_i64)
 }
 
 /// `metadata.name`.

@@ -5,24 +5,11 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::object;
+use crate::requirement::{Requirement, Test};
 
 /// A label selector: all its requirements must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Selector(Vec<Requirement>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Requirement {
-    key: String,
-    test: Test,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Test {
-    In(Vec<String>),
-    NotIn(Vec<String>),
-    Exists,
-    DoesNotExist,
-}
 
 /// A selector has an operator that does not exist, or values that do not go with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,15 +57,8 @@ impl Selector {
     /// Whether it selects what has these labels.
     #[must_use]
     pub fn matches(&self, labels: &Value) -> bool {
-        self.0.iter().all(|requirement| {
-            let value = labels.get(&requirement.key).and_then(Value::as_str);
-            match &requirement.test {
-                Test::In(values) => value.is_some_and(|value| values.iter().any(|v| v == value)),
-                Test::NotIn(values) => value.is_none_or(|value| !values.iter().any(|v| v == value)),
-                Test::Exists => value.is_some(),
-                Test::DoesNotExist => value.is_none(),
-            }
-        })
+        let value = |key: &str| labels.get(key).and_then(Value::as_str);
+        self.0.iter().all(|requirement| requirement.holds(value(&requirement.key)))
     }
 
     /// Whether it selects `object`, by its `metadata.labels`.
@@ -100,17 +80,9 @@ fn labels(map: &Value) -> Vec<Requirement> {
 impl fmt::Display for Selector {
     /// As query parameters carry it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Requirement { key, test }) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(",")?;
-            }
-            match test {
-                Test::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
-                Test::In(values) => write!(f, "{key} in ({})", values.join(","))?,
-                Test::NotIn(values) => write!(f, "{key} notin ({})", values.join(","))?,
-                Test::Exists => f.write_str(key)?,
-                Test::DoesNotExist => write!(f, "!{key}")?,
-            }
+        for (index, requirement) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{requirement}")?;
         }
         Ok(())
     }

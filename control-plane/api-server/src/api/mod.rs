@@ -6,6 +6,7 @@ mod apply;
 mod create;
 mod delete;
 mod eviction;
+mod found;
 mod metadata;
 mod read;
 mod scale;
@@ -20,6 +21,7 @@ use bulkhead_store::{Entry, Store, StoreError};
 use serde_json::Value;
 
 pub(crate) use create::check_type;
+pub use found::Found;
 pub use read::List;
 pub use update::Target;
 pub use watch::{WatchEvent, WatchEventKind, Watcher};
@@ -102,7 +104,9 @@ fn decode(resource: &Resource, entry: &Entry) -> Result<Value> {
 fn decode_value(resource: &Resource, value: &[u8], revision: u64) -> Result<Value> {
     let mut object: Value = serde_json::from_slice(value)
         .map_err(|error| Status::internal(format!("a stored {}: {error}", resource.kind)))?;
-    (resource.behaviour.from_storage)(&mut object);
+    if let Some(conversion) = resource.behaviour.conversion {
+        (conversion.from_storage)(&mut object);
+    }
     object["apiVersion"] = resource.api_version().into();
     object["kind"] = resource.kind.into();
     object["metadata"]["resourceVersion"] = revision.to_string().into();
@@ -112,7 +116,9 @@ fn decode_value(resource: &Resource, value: &[u8], revision: u64) -> Result<Valu
 /// What is stored of an object.
 fn encode(resource: &Resource, object: &Value) -> Result<Vec<u8>> {
     let mut stored = object.clone();
-    (resource.behaviour.to_storage)(&mut stored);
+    if let Some(conversion) = resource.behaviour.conversion {
+        (conversion.to_storage)(&mut stored);
+    }
     if let Some(metadata) = stored["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }

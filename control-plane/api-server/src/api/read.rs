@@ -6,7 +6,7 @@ use bulkhead_store::{Range, Revision, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Api, Place, decode, store_failure};
+use super::{Api, Found, Place, decode, store_failure};
 use crate::options::ReadOptions;
 use crate::status::{Result, Status};
 
@@ -15,9 +15,9 @@ const SCAN: usize = 500;
 
 /// The result of a list.
 #[derive(Debug, Clone)]
-pub struct List {
+pub struct List<T = Value> {
     /// The objects, by namespace and name.
-    pub items: Vec<Value>,
+    pub items: Vec<T>,
     /// The version of which this is the state.
     pub resource_version: u64,
     /// Where the next page begins, if there is one.
@@ -56,10 +56,18 @@ impl Api {
     /// # Errors
     /// `Expired` for an old version or token, `BadRequest` for a wrong one.
     pub async fn list(&self, place: &Place, options: &ReadOptions) -> Result<List> {
+        self.find(place, options).await?.try_map(|found| found.decode(&place.resource))
+    }
+
+    /// As [`list`](Self::list), decoding only what the options have to look into.
+    ///
+    /// # Errors
+    /// As `list`.
+    pub async fn find(&self, place: &Place, options: &ReadOptions) -> Result<List<Found>> {
         check_fields(place, options)?;
         let prefix = place.resource.prefix(place.namespace.as_deref());
         let (mut at, mut after) = self.start(options, &prefix).await?;
-        let selective = !options.labels.is_empty() || !options.fields.is_empty();
+        let selective = options.is_selective();
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         let mut items = Vec::new();
         loop {
@@ -79,10 +87,15 @@ impl Api {
             at = Some(page.revision);
             let count = page.entries.len();
             for (index, entry) in page.entries.into_iter().enumerate() {
-                let object = decode(&place.resource, &entry)?;
+                let found = if selective {
+                    let object = decode(&place.resource, &entry)?;
+                    options.select(&object).then_some(Found::Decoded(object))
+                } else {
+                    Some(Found::Stored { value: entry.value, revision: entry.revision.0 })
+                };
                 after = Some(entry.key);
-                if options.labels.matches(&object) && options.fields.matches(&object) {
-                    items.push(object);
+                if let Some(found) = found {
+                    items.push(found);
                     if items.len() == limit {
                         let unread = (count - index - 1) as u64 + page.remaining;
                         // How many of those match is not known.
@@ -135,13 +148,28 @@ impl Api {
     }
 }
 
+impl<T> List<T> {
+    /// The list with each object turned into another form.
+    ///
+    /// # Errors
+    /// The first error of `turn`.
+    pub fn try_map<U>(self, turn: impl FnMut(T) -> Result<U>) -> Result<List<U>> {
+        Ok(List {
+            items: self.items.into_iter().map(turn).collect::<Result<_>>()?,
+            resource_version: self.resource_version,
+            continue_token: self.continue_token,
+            remaining: self.remaining,
+        })
+    }
+}
+
 fn finish(
-    items: Vec<Value>,
+    items: Vec<Found>,
     at: Option<Revision>,
     last: Option<String>,
     prefix: &str,
     remaining: Option<u64>,
-) -> List {
+) -> List<Found> {
     let resource_version = at.unwrap_or_default().0;
     let continue_token = last.map(|last| {
         let after = last.strip_prefix(prefix).unwrap_or_default().to_owned();

@@ -8,7 +8,7 @@ use bulkhead_store::{Event, Revision, StoreError, Watch};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Api, Place, decode_value, store_failure};
+use super::{Api, Found, Place, decode_value, store_failure};
 use crate::options::ReadOptions;
 use crate::resource::Resource;
 use crate::status::{Result, Status};
@@ -52,7 +52,7 @@ pub struct WatchEvent {
     /// What happened.
     pub kind: WatchEventKind,
     /// To this object; of a bookmark's, only the version counts.
-    pub object: Value,
+    pub object: Found,
 }
 
 /// A running watch.
@@ -96,13 +96,12 @@ impl Api {
                 resource_version_match: None,
                 ..options.clone()
             };
-            let list = self.list(place, &all).await?;
+            let list = self.find(place, &all).await?;
             let added = |object| WatchEvent { kind: WatchEventKind::Added, object };
             pending.extend(list.items.into_iter().map(added));
             if options.send_initial_events == Some(true) && options.bookmarks {
-                let mut end = bookmark(&place.resource, list.resource_version);
-                end.object["metadata"]["annotations"] = json!({INITIAL_EVENTS_END: "true"});
-                pending.push_back(end);
+                let annotations = json!({INITIAL_EVENTS_END: "true"});
+                pending.push_back(bookmark(&place.resource, list.resource_version, annotations));
             }
             Revision(list.resource_version)
         } else if version == 0 {
@@ -129,6 +128,12 @@ impl Api {
 }
 
 impl Watcher {
+    /// What it watches.
+    #[must_use]
+    pub fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
     /// The next event; `None` when the watch's time is over.
     ///
     /// # Errors
@@ -153,7 +158,7 @@ impl Watcher {
                     let marked = self
                         .options
                         .bookmarks
-                        .then(|| bookmark(&self.resource, self.watch.revision().0));
+                        .then(|| bookmark(&self.resource, self.watch.revision().0, Value::Null));
                     if over || marked.is_some() {
                         return Ok(if over { None } else { marked });
                     }
@@ -162,27 +167,22 @@ impl Watcher {
         }
     }
 
-    fn matches(&self, object: &Value) -> bool {
-        self.options.labels.matches(object) && self.options.fields.matches(object)
+    /// A stored object, if there is one and the watch selects it.
+    fn select(&self, value: Option<&Arc<[u8]>>, revision: Revision) -> Result<Option<Found>> {
+        let Some(value) = value else { return Ok(None) };
+        if !self.options.is_selective() {
+            let value = Arc::clone(value);
+            return Ok(Some(Found::Stored { value, revision: revision.0 }));
+        }
+        let object = decode_value(&self.resource, value, revision.0)?;
+        Ok(self.options.select(&object).then_some(Found::Decoded(object)))
     }
 
     /// What an event of the store is to this watch: an object that begins to match appears, one
     /// that ceases to disappears.
     fn convert(&self, event: &Event) -> Result<Option<WatchEvent>> {
-        let revision = event.revision.0;
-        let decode = |value: &Arc<[u8]>| decode_value(&self.resource, value, revision);
-        let now = event.value.as_ref().map(decode).transpose()?;
-        let selective = !self.options.labels.is_empty() || !self.options.fields.is_empty();
-        if let Some(object) = now.as_ref().filter(|_| !selective) {
-            let kind = match event.previous {
-                Some(_) => WatchEventKind::Modified,
-                None => WatchEventKind::Added,
-            };
-            return Ok(Some(WatchEvent { kind, object: object.clone() }));
-        }
-        let now = now.filter(|object| self.matches(object));
-        let before = event.previous.as_ref().map(decode).transpose()?;
-        let before = before.filter(|object| self.matches(object));
+        let now = self.select(event.value.as_ref(), event.revision)?;
+        let before = self.select(event.previous.as_ref(), event.revision)?;
         Ok(match (before, now) {
             (None, None) => None,
             (None, Some(object)) => Some(WatchEvent { kind: WatchEventKind::Added, object }),
@@ -192,11 +192,14 @@ impl Watcher {
     }
 }
 
-fn bookmark(resource: &Resource, version: u64) -> WatchEvent {
-    let object = json!({
+fn bookmark(resource: &Resource, version: u64, annotations: Value) -> WatchEvent {
+    let mut object = json!({
         "apiVersion": resource.api_version(),
         "kind": resource.kind,
         "metadata": {"resourceVersion": version.to_string()},
     });
-    WatchEvent { kind: WatchEventKind::Bookmark, object }
+    if !annotations.is_null() {
+        object["metadata"]["annotations"] = annotations;
+    }
+    WatchEvent { kind: WatchEventKind::Bookmark, object: Found::Decoded(object) }
 }

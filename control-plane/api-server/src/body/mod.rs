@@ -28,7 +28,13 @@ pub fn full(bytes: impl Into<Bytes>) -> ResponseBody {
 #[must_use]
 pub fn json(code: u16, value: &Value, media_type: &str) -> Response<ResponseBody> {
     // A `Value` always serializes.
-    let mut response = Response::new(full(serde_json::to_vec(value).unwrap_or_default()));
+    encoded(code, serde_json::to_vec(value).unwrap_or_default(), media_type)
+}
+
+/// An answer of JSON that is encoded already.
+#[must_use]
+pub fn encoded(code: u16, json: Vec<u8>, media_type: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(full(json));
     *response.status_mut() =
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let media_type = HeaderValue::from_str(media_type)

@@ -1,16 +1,18 @@
 //! The HTTP front: from a request to the operation that it asks for, and back.
 
+pub mod connection;
 mod gzip;
+mod stream;
+mod subresource;
 mod write;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
-use crate::api::{Api, Place, Target, Watcher};
+use crate::api::{Api, Found, Place, Target};
 use crate::auth::User;
 use crate::auth::admission::Admission;
 use crate::auth::authorizer::Authorizer;
@@ -22,7 +24,6 @@ use crate::custom::CustomResources;
 use crate::kubelet::Kubelets;
 use crate::options::{Query, WriteOptions};
 use crate::output::Shape;
-use crate::patch::Patch;
 use crate::resource::Resource;
 use crate::route::{ResourcePath, Route};
 use crate::status::{Result, Status};
@@ -33,8 +34,6 @@ use crate::{discovery, openapi};
 const KUBERNETES_VERSION: (&str, &str) = ("1", "36");
 /// The media type of answers.
 const JSON: &str = "application/json";
-/// A watch's client that does not read holds up at most so many events.
-const WATCH_BUFFER: usize = 16;
 
 /// Answers requests.
 #[derive(Debug, Clone)]
@@ -244,12 +243,12 @@ impl Front {
         let include = options.include_object.as_deref();
         match verb {
             "list" => {
-                let list = self.api.list(place, &options).await?;
-                Ok(body::json(200, &shape.list(resource, list, include), JSON))
+                let list = self.api.find(place, &options).await?;
+                Ok(body::encoded(200, shape.list(resource, list, include)?, JSON))
             }
             "watch" => {
                 let watcher = self.api.watch(place, &options).await?;
-                Ok(stream(watcher, Arc::clone(resource), shape, options.include_object))
+                Ok(stream::watch(watcher, Arc::clone(resource), shape, options.include_object))
             }
             "create" => {
                 let write = write_options(query, request.headers())?;
@@ -272,7 +271,8 @@ impl Front {
             _ => {
                 let delete = query.delete_options(read_body(request).await?.value)?;
                 let deleted = self.api.delete_collection(place, &options, &delete).await?;
-                Ok(body::json(200, &shape.list(resource, deleted, include), JSON))
+                let deleted = deleted.try_map(|object| Ok(Found::Decoded(object)))?;
+                Ok(body::encoded(200, shape.list(resource, deleted, include)?, JSON))
             }
         }
     }
@@ -300,7 +300,7 @@ impl Front {
             "watch" => {
                 options.fields = crate::selector::FieldSelector::equal("metadata.name", name);
                 let watcher = self.api.watch(place, &options).await?;
-                return Ok(stream(watcher, Arc::clone(resource), shape, include));
+                return Ok(stream::watch(watcher, Arc::clone(resource), shape, include));
             }
             "update" | "patch" => {
                 let write = write_options(query, request.headers())?;
@@ -332,84 +332,6 @@ impl Front {
             _ => return Err(Status::method_not_allowed()),
         };
         Ok(body::json(200, &shape.object(resource, object, include.as_deref()), JSON))
-    }
-
-    async fn subresource<B>(
-        &self,
-        admission: &Admission<'_>,
-        name: &str,
-        subresource: &str,
-        query: &Query,
-        request: Request<B>,
-    ) -> Result<Response<ResponseBody>>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let place = admission.place;
-        let method = request.method().clone();
-        let mode = query.write_options()?.field_validation;
-        let mut validation = Validation::new(mode, &place.resource, Some(subresource));
-        match (subresource, method) {
-            ("binding", Method::POST) => {
-                let options = write_options(query, request.headers())?;
-                let binding = validation.body(read_body(request).await?)?;
-                let bound = self.api.bind(place, name, &binding, &options).await?;
-                Ok(body::json(201, &bound, JSON))
-            }
-            ("eviction", Method::POST) => {
-                let options = write_options(query, request.headers())?;
-                let eviction = validation.body(read_body(request).await?)?;
-                let evicted = self.api.evict(place, name, &eviction, &options).await?;
-                Ok(body::json(201, &evicted, JSON))
-            }
-            ("token", Method::POST) => {
-                let wanted = validation.body(read_body(request).await?)?;
-                let issued = self.tokens.issue(admission, name, wanted).await?;
-                Ok(body::json(201, &issued, JSON))
-            }
-            ("finalize", Method::PUT) => {
-                let options = write_options(query, request.headers())?;
-                let object = validation.body(read_body(request).await?)?;
-                let finalized = self.api.finalize(place, name, &object, &options).await?;
-                Ok(body::json(200, &finalized, JSON))
-            }
-            ("scale", Method::GET) => {
-                let scale = self.api.scale(place, name).await?;
-                Ok(body::json(200, &scale, JSON))
-            }
-            ("scale", Method::PUT) => {
-                let options = write_options(query, request.headers())?;
-                let scale = validation.body(read_body(request).await?)?;
-                let set = |_: &Value| Ok(scale.clone());
-                let scaled = self.api.set_scale(place, name, &options, set).await?;
-                Ok(body::json(200, &scaled, JSON))
-            }
-            ("scale", Method::PATCH) => {
-                let options = write_options(query, request.headers())?;
-                let patch = read_patch(request).await?;
-                let change = |scale: &Value| patch.apply(&mut validation, scale);
-                let scaled = self.api.set_scale(place, name, &options, change).await?;
-                Ok(body::json(200, &scaled, JSON))
-            }
-            ("log", Method::GET)
-            | ("exec" | "attach" | "portforward", Method::GET | Method::POST) => {
-                let pod = self.api.get(place, name).await?;
-                let node = crate::object::text(&pod, "spec.nodeName").to_owned();
-                if node.is_empty() {
-                    let message = format!("pod {name} does not have a host assigned");
-                    return Err(Status::bad_request(message));
-                }
-                let nodes = self
-                    .api
-                    .registry()
-                    .find("", "v1", "nodes")
-                    .ok_or_else(Status::no_such_resource)?;
-                let node = self.api.get(&Place::new(&nodes, None), &node).await?;
-                self.kubelets.forward(subresource, &pod, &node, request).await
-            }
-            _ => Err(Status::method_not_allowed()),
-        }
     }
 }
 
@@ -476,15 +398,6 @@ fn accept(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok())
 }
 
-async fn read_patch<B>(request: Request<B>) -> Result<Patch>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let media_type = body::media_type(request.headers());
-    Patch::parse(&media_type, read_body(request).await?)
-}
-
 async fn read_body<B>(request: Request<B>) -> Result<Body>
 where
     B: http_body::Body<Data = Bytes>,
@@ -492,37 +405,4 @@ where
 {
     let media_type = body::media_type(request.headers());
     body::read(request.into_body(), &media_type).await
-}
-
-/// A watch as a body: one JSON event per line, until its time or the client is gone.
-fn stream(
-    mut watcher: Watcher,
-    resource: Arc<Resource>,
-    shape: Shape,
-    include: Option<String>,
-) -> Response<ResponseBody> {
-    let (mut sender, channel) =
-        http_body_util::channel::Channel::<Bytes, BoxError>::new(WATCH_BUFFER);
-    tokio::spawn(async move {
-        let mut first = true;
-        loop {
-            let (event, last) = match watcher.next().await {
-                Ok(Some(event)) => {
-                    (shape.event(&resource, event, include.as_deref(), first), false)
-                }
-                Ok(None) => return,
-                Err(status) => (json!({"type": "ERROR", "object": status.to_value()}), true),
-            };
-            first = false;
-            let mut line = serde_json::to_vec(&event).unwrap_or_default();
-            line.push(b'\n');
-            // A failed send is a client that has gone.
-            if sender.send_data(line.into()).await.is_err() || last {
-                return;
-            }
-        }
-    });
-    let mut response = Response::new(channel.boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(JSON));
-    response
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{PLAIN, columns as c};
-use crate::resource::{Behaviour, Resource};
+use crate::resource::{Behaviour, Conversion, Resource};
 
 /// Core field, `events.k8s.io` field.
 const FIELDS: &[(&str, &str)] = &[
@@ -56,7 +56,10 @@ pub(super) fn new_resource() -> Resource {
             "type",
         ],
         columns: c::EVENT,
-        behaviour: Behaviour { to_storage: to_core, from_storage: from_core, ..Behaviour::PLAIN },
+        behaviour: Behaviour {
+            conversion: Some(Conversion { to_storage: to_core, from_storage: from_core }),
+            ..Behaviour::PLAIN
+        },
         ..resource()
     }
 }

@@ -4,7 +4,7 @@ mod table;
 
 use serde_json::{Value, json};
 
-use crate::api::{List, WatchEvent, WatchEventKind};
+use crate::api::{Found, List, WatchEvent, WatchEventKind};
 use crate::resource::Resource;
 use crate::status::{Result, Status};
 
@@ -67,9 +67,16 @@ impl Shape {
         }
     }
 
-    /// A list.
-    #[must_use]
-    pub fn list(self, resource: &Resource, list: List, include: Option<&str>) -> Value {
+    /// The JSON of a list.
+    ///
+    /// # Errors
+    /// `InternalError` if what is stored is not an object.
+    pub fn list(
+        self,
+        resource: &Resource,
+        list: List<Found>,
+        include: Option<&str>,
+    ) -> Result<Vec<u8>> {
         let mut meta = json!({"resourceVersion": list.resource_version.to_string()});
         if let Some(token) = list.continue_token {
             meta["continue"] = token.into();
@@ -77,47 +84,69 @@ impl Shape {
         if let Some(remaining) = list.remaining {
             meta["remainingItemCount"] = remaining.into();
         }
-        match self {
-            Self::Table => table::table(resource, &list.items, include, meta),
-            Self::Metadata => json!({
+        if self == Self::Object {
+            return plain_list(resource, list.items, &meta);
+        }
+        let items = list.items.into_iter().map(|found| found.decode(resource));
+        let items = items.collect::<Result<Vec<_>>>()?;
+        let list = match self {
+            Self::Table => table::table(resource, &items, include, meta),
+            _ => json!({
                 "kind": "PartialObjectMetadataList",
                 "apiVersion": "meta.k8s.io/v1",
                 "metadata": meta,
-                "items": list.items.iter().map(metadata).collect::<Vec<_>>(),
+                "items": items.iter().map(metadata).collect::<Vec<_>>(),
             }),
-            Self::Object => {
-                let mut all = json!({
-                    "kind": format!("{}List", resource.kind),
-                    "apiVersion": resource.api_version(),
-                    "metadata": meta,
-                });
-                all["items"] = list.items.into();
-                all
-            }
-        }
+        };
+        serde_json::to_vec(&list).map_err(Status::internal)
     }
 
-    /// An event of a watch; `first` tables say their columns.
-    #[must_use]
+    /// The JSON of a watch's event; `first` tables say their columns.
+    ///
+    /// # Errors
+    /// `InternalError` if what is stored is not an object.
     pub fn event(
         self,
         resource: &Resource,
         event: WatchEvent,
         include: Option<&str>,
         first: bool,
-    ) -> Value {
-        let object = match (self, event.kind) {
-            (Self::Table, WatchEventKind::Bookmark) => {
-                table::table(resource, &[], include, event.object["metadata"].clone())
+    ) -> Result<Vec<u8>> {
+        let mut line = format!(r#"{{"type":"{}","object":"#, event.kind.as_str()).into_bytes();
+        if self == Self::Object {
+            event.object.write_json(resource, &mut line)?;
+        } else {
+            let object = event.object.decode(resource)?;
+            let mut shown = match (self, event.kind) {
+                (Self::Table, WatchEventKind::Bookmark) => {
+                    table::table(resource, &[], include, object["metadata"].clone())
+                }
+                _ => self.object(resource, object, include),
+            };
+            if self == Self::Table && !first {
+                shown["columnDefinitions"] = Value::Null;
             }
-            _ => self.object(resource, event.object, include),
-        };
-        let mut event = json!({"type": event.kind.as_str(), "object": object});
-        if self == Self::Table && !first {
-            event["object"]["columnDefinitions"] = Value::Null;
+            serde_json::to_writer(&mut line, &shown).map_err(Status::internal)?;
         }
-        event
+        line.push(b'}');
+        Ok(line)
     }
+}
+
+fn plain_list(resource: &Resource, items: Vec<Found>, meta: &Value) -> Result<Vec<u8>> {
+    let kind = format!("{}List", resource.kind);
+    let version = resource.api_version();
+    let mut out =
+        format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{meta},"items":["#)
+            .into_bytes();
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        item.write_json(resource, &mut out)?;
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
 }
 
 fn metadata(object: &Value) -> Value {

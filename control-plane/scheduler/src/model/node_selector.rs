@@ -1,61 +1,30 @@
 //! Which nodes a pod wants: `nodeSelector` and node affinity.
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/>
 
-use bulkhead_client::object;
+use bulkhead_client::{Requirement, Test, object};
 use serde_json::Value;
 
 use super::Node;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Test {
-    In(Vec<String>),
-    NotIn(Vec<String>),
-    Exists,
-    DoesNotExist,
-    Gt(i64),
-    Lt(i64),
-    /// An operator or a value that does not exist holds for no node.
-    Never,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Requirement {
-    key: String,
-    test: Test,
-}
-
-impl Requirement {
-    fn read(expression: &Value) -> Self {
-        let values: Vec<String> = object::list(expression, "values")
-            .iter()
-            .filter_map(|value| value.as_str().map(Into::into))
-            .collect();
-        let number = || values.first()?.parse::<i64>().ok().filter(|_| values.len() == 1);
-        let test = match object::text(expression, "operator") {
-            "In" => Test::In(values),
-            "NotIn" => Test::NotIn(values),
-            "Exists" => Test::Exists,
-            "DoesNotExist" => Test::DoesNotExist,
-            "Gt" => number().map_or(Test::Never, Test::Gt),
-            "Lt" => number().map_or(Test::Never, Test::Lt),
-            _ => Test::Never,
-        };
-        Self { key: object::text(expression, "key").into(), test }
-    }
-
-    fn holds(&self, value: Option<&str>) -> bool {
-        let is = |values: &[String]| value.is_some_and(|value| values.iter().any(|v| v == value));
-        let number = || value?.parse::<i64>().ok();
-        match &self.test {
-            Test::In(values) => is(values),
-            Test::NotIn(values) => !is(values),
-            Test::Exists => value.is_some(),
-            Test::DoesNotExist => value.is_none(),
-            Test::Gt(bound) => number().is_some_and(|number| number > *bound),
-            Test::Lt(bound) => number().is_some_and(|number| number < *bound),
-            Test::Never => false,
-        }
-    }
+/// Reads a `NodeSelectorRequirement`. An operator that does not exist, or a bound that is no
+/// number, holds for no node.
+fn requirement(expression: &Value) -> Requirement {
+    let values: Vec<String> = object::list(expression, "values")
+        .iter()
+        .filter_map(|value| value.as_str().map(Into::into))
+        .collect();
+    let number = || values.first()?.parse::<i64>().ok().filter(|_| values.len() == 1);
+    let never = Test::In(Vec::new());
+    let test = match object::text(expression, "operator") {
+        "In" => Test::In(values),
+        "NotIn" => Test::NotIn(values),
+        "Exists" => Test::Exists,
+        "DoesNotExist" => Test::DoesNotExist,
+        "Gt" => number().map_or(never, Test::Gt),
+        "Lt" => number().map_or(never, Test::Lt),
+        _ => never,
+    };
+    Requirement { key: object::text(expression, "key").into(), test }
 }
 
 /// A `NodeSelectorTerm`: all its requirements must hold; the empty one holds for no node.
@@ -67,8 +36,7 @@ pub(crate) struct NodeSelectorTerm {
 
 impl NodeSelectorTerm {
     pub(crate) fn read(term: &Value) -> Self {
-        let read =
-            |list| object::list(term, list).iter().map(Requirement::read).collect::<Vec<_>>();
+        let read = |list| object::list(term, list).iter().map(requirement).collect::<Vec<_>>();
         Self { expressions: read("matchExpressions"), fields: read("matchFields") }
     }
 
