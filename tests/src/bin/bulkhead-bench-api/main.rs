@@ -2,6 +2,7 @@
 //! microVMs. `make bench-api` prints them.
 
 mod client;
+mod rollout;
 mod server;
 
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use tokio::task::JoinSet;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
+/// What can be measured; arguments choose some of it.
+const PARTS: [&str; 5] = ["idle", "creates", "lists", "watches", "rollout"];
 /// Clients that create at the same time, and for how long.
 const WRITERS: usize = 64;
 const WRITING: Duration = Duration::from_secs(10);
@@ -28,14 +31,27 @@ const WATCHING: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 
 fn main() -> anyhow::Result<()> {
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    for part in &parts {
+        anyhow::ensure!(PARTS.contains(&part.as_str()), "no part {part}; there are {PARTS:?}");
+    }
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|one| one == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     println!("| figure | measured | to reach |\n| --- | --- | --- |");
-    runtime.block_on(async {
-        idle().await.context("idle")?;
-        creates().await.context("creates")?;
-        lists().await.context("lists")?;
-        watches().await.context("watches")
-    })
+    for part in PARTS.into_iter().filter(|part| wanted(part)) {
+        runtime.block_on(measure(part)).with_context(|| part.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn measure(part: &str) -> anyhow::Result<()> {
+    match part {
+        "idle" => idle().await,
+        "creates" => creates().await,
+        "lists" => lists().await,
+        "watches" => watches().await,
+        _ => rollout::measure().await,
+    }
 }
 
 fn row(figure: &str, measured: &str, goal: &str) {
