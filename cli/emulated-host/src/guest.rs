@@ -23,7 +23,7 @@ pub fn main(spec: &Path) {
     }
     let outside = spec.parent().unwrap_or(spec);
     let outcome = read_spec(spec).and_then(|spec| {
-        let _first = machine::first_vm()?;
+        let _kept = machine::keep_vms()?;
         machine::set_up(&spec, outside)?;
         match spec.mode {
             Mode::Service => service::serve(&spec),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -28,15 +28,27 @@ const SHARED_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabl
 const ADDRESS: &str = "10.0.2.15/24";
 const NAME_SERVER: &str = "10.0.2.3";
 
-/// An empty VM, to be kept for as long as the machine runs.
+/// VMs that never run, to be kept for as long as the machine runs.
 ///
-/// The kernel patches its scheduler's code when the first VM is created and when the last one is gone
-/// (the static key of preemption notifiers). QEMU's emulation with several processors now and then runs
-/// into the breakpoint of a patch that has been taken away already, which ends the machine in a
-/// panic ("int3" in `__schedule`). With this VM there, the patch is made once.
-pub(super) fn first_vm() -> Result<VmFd, String> {
+/// The kernel patches its own code when the first of something is made and when the last is gone:
+/// VMs (the static key of preemption notifiers, in the scheduler), vCPUs without a local APIC, and
+/// vCPUs whose local APIC is off, as it is until the guest turns it on (both keys in every entry to a
+/// guest). QEMU's emulation with several processors can keep what it translated from the breakpoint
+/// of a patch after that is gone, and whoever comes by later ends the machine in a panic ("int3" in
+/// `__schedule` or `kvm_arch_vcpu_ioctl_run`). With one of each there, the patches are made once,
+/// before anything else runs.
+pub(super) fn keep_vms() -> Result<[(VmFd, VcpuFd); 2], String> {
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm: {error}"))?;
-    kvm.create_vm().map_err(|error| format!("/dev/kvm creates no VM: {error}"))
+    let keep = |apic: bool| {
+        let vm = kvm.create_vm()?;
+        if apic {
+            vm.create_irq_chip()?;
+        }
+        let vcpu = vm.create_vcpu(0)?;
+        Ok((vm, vcpu))
+    };
+    let failed = |error: kvm_ioctls::Error| format!("/dev/kvm creates no VM: {error}");
+    Ok([keep(true).map_err(failed)?, keep(false).map_err(failed)?])
 }
 
 /// Makes of the stacked root a machine that programs know. `outside` is the machine's directory on
