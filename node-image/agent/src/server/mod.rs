@@ -19,6 +19,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// If the port cannot be listened on.
 pub(crate) async fn vsock(agent: Rc<Agent>) -> io::Result<()> {
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT))?;
+    // Who looks at the console of a node that is quiet sees that it came up.
+    eprintln!("bulkhead-agent {} listens on vsock port {PORT}", env!("CARGO_PKG_VERSION"));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
