@@ -22,8 +22,6 @@ use crate::spec::{Disk, Spec};
 /// How long everything inside has to end after SIGTERM.
 const TERM_PATIENCE: Duration = Duration::from_secs(10);
 const DISK_DEVICE: &str = "/dev/vda";
-/// Whether shared memory may consist of huge pages.
-const SHARED_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 /// QEMU's user network always has these addresses, and [`OUTSIDE`].
 const ADDRESS: &str = "10.0.2.15/24";
 const NAME_SERVER: &str = "10.0.2.3";
@@ -71,9 +69,6 @@ pub(super) fn set_up(spec: &Spec, outside: &Path) -> Result<(), String> {
     if let Ok(name) = fs::read_to_string("/etc/hostname") {
         write("/proc/sys/kernel/hostname", name.trim())?;
     }
-    // A fault on a microVM's memory is the dearest thing here: an emulated processor forgets all
-    // translations whenever it enters or leaves a guest.
-    write(SHARED_HUGE_PAGES, "advise")?;
     set_up_network()?;
     spec.disk.as_ref().map_or(Ok(()), |disk| set_up_disk(disk, outside))
 }
