@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::process::Command;
 use std::time::Duration;
 
-use common::kubectl::{Kubectl, binary};
+use common::kubectl::Kubectl;
 use common::{Cluster, add_node};
 
 const POD: &str = "
@@ -20,12 +19,8 @@ spec:
 
 #[tokio::test]
 async fn the_everyday_commands() {
-    let binary = binary();
     let cluster = Cluster::start();
-    let server = format!("https://{}", cluster.address);
-    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
-    let kubectl = Kubectl { binary, cluster: &cluster };
-    kubectl.file("kubeconfig", &config);
+    let kubectl = Kubectl::new(&cluster);
     add_node(&mut cluster.admin().await, "n1", 1).await;
 
     assert!(kubectl.run("version").contains("Server Version"));
@@ -117,18 +112,12 @@ async fn the_everyday_commands() {
 
 #[tokio::test]
 async fn a_watch_prints_changes() {
-    let binary = binary();
     let cluster = Cluster::start();
-    let server = format!("https://{}", cluster.address);
-    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
-    let path = cluster.dir.path().join("kubeconfig");
-    std::fs::write(&path, config).unwrap();
+    let kubectl = Kubectl::new(&cluster);
     let mut client = cluster.admin().await;
     client.ok("POST", "/api/v1/namespaces/default/pods", &common::pod("first", "1Mi")).await;
-    let mut watch = Command::new(&binary)
-        .env("KUBECONFIG", &path)
-        .env("HOME", cluster.dir.path())
-        .args(["get", "pods", "-w", "--no-headers"])
+    let mut watch = kubectl
+        .command(&["get", "pods", "-w", "--no-headers"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -145,12 +134,8 @@ const MAP: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: 
 
 #[tokio::test]
 async fn server_side_apply() {
-    let binary = binary();
     let cluster = Cluster::start();
-    let server = format!("https://{}", cluster.address);
-    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
-    let kubectl = Kubectl { binary, cluster: &cluster };
-    kubectl.file("kubeconfig", &config);
+    let kubectl = Kubectl::new(&cluster);
 
     let file = kubectl.file("map.yaml", MAP);
     let apply = |flags: &str, file: &str| format!("apply --server-side{flags} -f {file}");
@@ -195,10 +180,7 @@ async fn server_side_apply() {
 #[tokio::test]
 async fn rights_are_made_asked_for_and_used() {
     let cluster = Cluster::start();
-    let server = format!("https://{}", cluster.address);
-    let config = bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
-    let kubectl = Kubectl { binary: binary(), cluster: &cluster };
-    kubectl.file("kubeconfig", &config);
+    let kubectl = Kubectl::new(&cluster);
     kubectl.run("create serviceaccount bot");
     kubectl.run("create role reader --verb=get,list --resource=pods,pods/log");
     kubectl.run("create rolebinding bot-reads --role=reader --serviceaccount=default:bot");

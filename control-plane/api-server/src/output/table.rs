@@ -13,35 +13,23 @@ pub(super) fn table(
     include: Option<&str>,
     meta: Value,
 ) -> Value {
-    let mut columns: Vec<Value> = resource
-        .columns
-        .iter()
-        .map(|column| {
-            json!({
-                "name": column.name,
-                "type": column.kind,
-                "format": column.format,
-                "description": column.description,
-                "priority": column.priority,
-            })
-        })
-        .collect();
     let custom = resource.custom.as_ref().map_or(&[][..], |custom| custom.columns());
-    columns.truncate(if custom.is_empty() { columns.len() } else { 1 });
-    columns.extend(custom.iter().map(|column| {
-        json!({
-            "name": column.name,
-            "type": column.kind,
-            "format": column.format,
-            "description": column.description,
-            "priority": column.priority,
-        })
-    }));
+    // A definition that says its columns keeps only the name of the built-in ones.
+    let kept = if custom.is_empty() { resource.columns.len() } else { 1 };
+    let built_in = || resource.columns.iter().take(kept);
+    let definitions = built_in()
+        .map(|c| definition([c.name, c.kind, c.format, c.description], u64::from(c.priority)));
+    let columns: Vec<Value> = definitions
+        .chain(
+            custom
+                .iter()
+                .map(|c| definition([&*c.name, &*c.kind, &*c.format, &*c.description], c.priority)),
+        )
+        .collect();
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let built_in = resource.columns.iter().take(columns.len() - custom.len());
-            let cells: Vec<Value> = built_in
+            let cells: Vec<Value> = built_in()
                 .map(|column| (column.cell)(object))
                 .chain(custom.iter().map(|column| column.cell(object)))
                 .collect();
@@ -60,5 +48,15 @@ pub(super) fn table(
         "metadata": meta,
         "columnDefinitions": columns,
         "rows": rows,
+    })
+}
+
+fn definition([name, kind, format, description]: [&str; 4], priority: u64) -> Value {
+    json!({
+        "name": name,
+        "type": kind,
+        "format": format,
+        "description": description,
+        "priority": priority,
     })
 }

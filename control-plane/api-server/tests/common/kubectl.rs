@@ -34,13 +34,18 @@ impl<'a> Kubectl<'a> {
         kubectl
     }
 
-    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
-        Command::new(&self.binary)
+    /// It with these arguments, not run yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
             .env("KUBECONFIG", self.cluster.dir.path().join("kubeconfig"))
             .env("HOME", self.cluster.dir.path())
-            .args(arguments)
-            .output()
-            .unwrap()
+            .args(arguments);
+        command
+    }
+
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     /// Runs it and returns what it printed; it must succeed.

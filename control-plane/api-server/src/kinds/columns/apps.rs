@@ -26,29 +26,24 @@ pub(in crate::kinds) const DEPLOYMENT: &[Column] = &[
     wide("Selector", selector),
 ];
 
-pub(in crate::kinds) const REPLICA_SET: &[Column] = &[
-    NAME,
-    integer("Desired", |set| number(set, "spec.replicas").into()),
-    integer("Current", |set| number(set, "status.replicas").into()),
-    integer("Ready", |set| number(set, "status.readyReplicas").into()),
-    AGE,
-    wide("Containers", containers),
-    wide("Images", images),
-    wide("Selector", selector),
-];
+/// What sets of replicas show; they differ in how they select.
+const fn sets(selector: fn(&Value) -> Value) -> [Column; 8] {
+    [
+        NAME,
+        integer("Desired", |set| number(set, "spec.replicas").into()),
+        integer("Current", |set| number(set, "status.replicas").into()),
+        integer("Ready", |set| number(set, "status.readyReplicas").into()),
+        AGE,
+        wide("Containers", containers),
+        wide("Images", images),
+        wide("Selector", selector),
+    ]
+}
 
-pub(in crate::kinds) const REPLICATION_CONTROLLER: &[Column] = &[
-    NAME,
-    integer("Desired", |set| number(set, "spec.replicas").into()),
-    integer("Current", |set| number(set, "status.replicas").into()),
-    integer("Ready", |set| number(set, "status.readyReplicas").into()),
-    AGE,
-    wide("Containers", containers),
-    wide("Images", images),
-    wide("Selector", |set| {
-        or_none(Selector::of_labels(&set["spec"]["selector"]).to_string()).into()
-    }),
-];
+pub(in crate::kinds) const REPLICA_SET: &[Column] = &sets(selector);
+
+pub(in crate::kinds) const REPLICATION_CONTROLLER: &[Column] =
+    &sets(|set| or_none(Selector::of_labels(&set["spec"]["selector"]).to_string()).into());
 
 pub(super) fn number(object: &Value, path: &str) -> i64 {
     at(object, path).and_then(Value::as_i64).unwrap_or(0)
