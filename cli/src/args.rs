@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use bulkhead_host_api::Credentials;
+use bulkhead_host_api::{ClusterName, Credentials};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::name::ClusterName;
 use crate::output::Format;
 use crate::size::Size;
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::home;
-use crate::name::ClusterName;
+use bulkhead_host_api::ClusterName;
 
 /// The claim's content once the cluster under its name is the claimant's own.
 const ARMED: &str = "delete this cluster\n";

@@ -4,12 +4,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use bulkhead_host_api::{ClusterConfig, NodeShape};
+use bulkhead_host_api::{ClusterConfig, ClusterName, NodeShape};
 use serde::Deserialize;
 
 use crate::args::{Create, Shape};
 use crate::input;
-use crate::name::ClusterName;
 use crate::size::Size;
 
 /// No configuration is near this long, in bytes.

@@ -19,7 +19,6 @@ mod home;
 mod host;
 mod input;
 mod kubeconfig;
-mod name;
 mod output;
 mod progress;
 mod size;

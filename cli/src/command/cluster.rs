@@ -5,13 +5,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use bulkhead_host_api::client::ClientError;
-use bulkhead_host_api::{ClusterConfig, ClusterStatus, NodeStatus};
+use bulkhead_host_api::{ClusterConfig, ClusterName, ClusterStatus, NodeStatus};
 
 use super::signals::{self, Signals};
 use crate::args::{Cluster, Create};
 use crate::claim::Claim;
 use crate::host::{Host, explain};
-use crate::name::ClusterName;
 use crate::output::{self, print, show, table};
 use crate::size::Size;
 use crate::{config, kubeconfig, progress};

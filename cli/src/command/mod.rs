@@ -16,8 +16,8 @@ use clap::CommandFactory as _;
 
 use crate::args::{Args, Command};
 use crate::host::Host;
-use crate::name::ClusterName;
 use crate::{kubeconfig, output};
+use bulkhead_host_api::ClusterName;
 
 /// Carries the command line out.
 pub(crate) async fn execute(args: Args) -> Result<ExitCode> {

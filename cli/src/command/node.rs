@@ -1,12 +1,11 @@
 //! `bulkhead node …`.
 
 use anyhow::{Context as _, Result, bail};
-use bulkhead_host_api::NodeRequest;
+use bulkhead_host_api::{ClusterName, NodeRequest};
 
 use super::cluster;
 use crate::args::{Node, Shape};
 use crate::host::{Host, explain};
-use crate::name::ClusterName;
 use crate::output::{print, show};
 use crate::{config, progress};
 

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Context as _, Result};
-use bulkhead_host_api::NodeShape;
+use bulkhead_host_api::{ClusterName, NodeShape};
 use tokio::process::{Child, Command};
 
 use super::cluster::{Made, discard, make};
@@ -12,7 +12,6 @@ use super::signals::{Signals, exit_code};
 use crate::args::Run;
 use crate::config;
 use crate::host::Host;
-use crate::name::ClusterName;
 
 /// As shells return them.
 const NOT_EXECUTABLE: u8 = 126;

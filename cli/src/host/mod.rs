@@ -12,11 +12,10 @@ pub(crate) mod verdict;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use bulkhead_host_api::ClusterStatus;
 use bulkhead_host_api::client::{Client, ClientError};
+use bulkhead_host_api::{ClusterName, ClusterStatus};
 
 use self::verdict::Kvm;
-use crate::name::ClusterName;
 use crate::progress::{self, Progress};
 use crate::{claim, home};
 

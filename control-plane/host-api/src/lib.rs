@@ -27,16 +27,19 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod name;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use name::{ClusterName, IllegalName};
+
 /// What a cluster is made from: the body of a create, and a `--config` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// A DNS label of at most 40 characters.
+    /// What [`ClusterName`] takes.
     pub name: String,
     /// How many nodes, 1 to 250.
     #[serde(default = "one_node")]

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use crate::clusters::Clusters;
-use crate::config::{Checked, ClusterName, parse_body};
+use crate::config::{Checked, cluster_name, parse_body};
 use crate::daemon::Host;
 use crate::fault;
 use crate::progress::Reporter;
@@ -82,9 +82,11 @@ impl Api {
                     self,
                 ))
             }
-            (Method::GET, ["clusters", name]) => Ok(ok(&self.clusters.status(&known(name)?)?)),
+            (Method::GET, ["clusters", name]) => {
+                Ok(ok(&self.clusters.status(&cluster_name(name)?)?))
+            }
             (Method::DELETE, ["clusters", name]) => {
-                let name = known(name)?;
+                let name = cluster_name(name)?;
                 self.clusters.status(&name)?;
                 Ok(stream(
                     async move |it, progress| it.clusters.delete(&name, &progress).await,
@@ -92,7 +94,7 @@ impl Api {
                 ))
             }
             (Method::POST, ["clusters", name, "start"]) => {
-                let name = known(name)?;
+                let name = cluster_name(name)?;
                 self.clusters.status(&name)?;
                 Ok(stream(
                     async move |it, progress| it.clusters.start(&name, &progress).await,
@@ -100,16 +102,16 @@ impl Api {
                 ))
             }
             (Method::POST, ["clusters", name, "stop"]) => {
-                let name = known(name)?;
+                let name = cluster_name(name)?;
                 self.clusters.status(&name)?;
                 Ok(stream(async move |it, progress| it.clusters.stop(&name, &progress).await, self))
             }
             (Method::GET, ["clusters", name, "kubeconfig"]) => {
-                let text = self.clusters.kubeconfig(&known(name)?)?;
+                let text = self.clusters.kubeconfig(&cluster_name(name)?)?;
                 Ok(plain(StatusCode::OK, "application/yaml", text))
             }
             (Method::POST, ["clusters", name, "nodes"]) => {
-                let name = known(name)?;
+                let name = cluster_name(name)?;
                 let wanted = parse_body(&body(request).await?)?;
                 self.clusters.status(&name)?;
                 Ok(stream(
@@ -118,7 +120,7 @@ impl Api {
                 ))
             }
             (Method::DELETE, ["clusters", name, "nodes", node]) => {
-                let (name, node) = (known(name)?, (*node).to_owned());
+                let (name, node) = (cluster_name(name)?, (*node).to_owned());
                 self.clusters.status(&name)?;
                 Ok(stream(
                     async move |it, progress| {
@@ -128,7 +130,7 @@ impl Api {
                 ))
             }
             (Method::GET, ["clusters", name, "nodes", node, "console"]) => {
-                let file = self.clusters.console(&known(name)?, node)?;
+                let file = self.clusters.console(&cluster_name(name)?, node)?;
                 console(request, file, parameter(&query, "follow").as_deref() == Some("true"))
             }
             (Method::GET, ["images"]) => {
@@ -204,10 +206,6 @@ fn report(progress: Reporter, message: String) -> bulkhead_images::ProgressFn {
 /// Compares without telling by its time where the difference lies.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
-}
-
-fn known(name: &str) -> Result<ClusterName, ApiError> {
-    ClusterName::parse(name)
 }
 
 fn summary(image: &Image) -> ImageSummary {

@@ -6,12 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
-use bulkhead_host_api::ApiError;
+use bulkhead_host_api::{ApiError, ClusterName};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::config::ClusterName;
 use crate::daemon::Host;
 use crate::fault;
 use crate::home::ClusterDir;

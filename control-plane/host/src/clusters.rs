@@ -14,12 +14,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use bulkhead_host_api::{ApiError, ClusterPhase, ClusterStatus};
+use bulkhead_host_api::{ApiError, ClusterName, ClusterPhase, ClusterStatus};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::api_server::{self, ApiServer};
-use crate::config::{Checked, ClusterName};
+use crate::config::Checked;
 use crate::daemon::Host;
 use crate::fault;
 use crate::kubelet::Kubelet;

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::config::ClusterName;
+use bulkhead_host_api::ClusterName;
 
 /// Why the home could not be taken.
 #[derive(Debug, thiserror::Error)]

@@ -23,11 +23,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bulkhead_host_api::ApiError;
+use bulkhead_host_api::{ApiError, ClusterName};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::config::ClusterName;
 use crate::daemon::Host;
 use crate::vm::Node;
 use client::Kube;

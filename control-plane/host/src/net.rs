@@ -12,13 +12,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use bulkhead_host_api::ApiError;
+use bulkhead_host_api::{ApiError, ClusterName};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::address::GATEWAY;
-use crate::config::ClusterName;
 use crate::fault;
 
 /// Where `ip netns` looks.

@@ -8,10 +8,10 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bulkhead_host_api::{ApiError, ClusterConfig, ClusterPhase, NodeShape};
+use bulkhead_host_api::{ApiError, ClusterConfig, ClusterName, ClusterPhase, NodeShape};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use crate::config::{Checked, ClusterName};
+use crate::config::{Checked, cluster_name};
 use crate::fault;
 
 const SCHEMA: &str = "
@@ -111,7 +111,7 @@ impl State {
         let rows = query.query_map([], cluster_row).map_err(failed)?;
         rows.map(|row| {
             let row = row.map_err(failed)?;
-            Ok((ClusterName::parse(&row.config.name)?, row))
+            Ok((cluster_name(&row.config.name)?, row))
         })
         .collect()
     }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bulkhead_host_api::{ApiError, NodeRequest, NodeStatus};
+use bulkhead_host_api::{ApiError, ClusterName, NodeRequest, NodeStatus};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Clusters, Result, Running, json};
 use crate::address::{node_ip, node_mac};
-use crate::config::{Checked, ClusterName, check_shape};
+use crate::config::{Checked, check_shape};
 use crate::fault;
 use crate::process::{self, Process};
 use crate::progress::Reporter;

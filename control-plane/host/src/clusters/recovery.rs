@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bulkhead_host_api::ClusterPhase;
+use bulkhead_host_api::{ClusterName, ClusterPhase};
 
 use super::{Clusters, Result};
-use crate::config::ClusterName;
 use crate::process::{self, Process};
 use crate::progress::Reporter;
 
@@ -48,7 +47,7 @@ impl Clusters {
             let known = entry
                 .file_name()
                 .to_str()
-                .and_then(|name| ClusterName::parse(name).ok())
+                .and_then(|name| name.parse::<ClusterName>().ok())
                 .is_some_and(|name| clusters.contains_key(&name));
             if !known && let Err(error) = crate::home::remove_tree(&entry.path()) {
                 tracing::warn!("{}: {error}", entry.path().display());

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use bulkhead_agent_protocol::client::{AgentClient, ClientError};
 use bulkhead_agent_protocol::{AttachRange, NodeConfig, NodeInfo, ShutdownMode};
-use bulkhead_host_api::{ApiError, NodeShape};
+use bulkhead_host_api::{ApiError, ClusterName, NodeShape};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,7 +28,6 @@ use super::monitor::{self, End, MTU};
 use super::ranges::Ranges;
 use super::socket::SocketDir;
 use crate::address::GATEWAY;
-use crate::config::ClusterName;
 use crate::daemon::Host;
 use crate::fault;
 use crate::net::{Network, NodeLink};

@@ -7,27 +7,36 @@ use std::str::FromStr;
 const MAX_LENGTH: usize = 40;
 
 /// A cluster's name: a DNS label of at most 40 characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ClusterName(String);
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterName(String);
 
 /// A text is not a cluster's name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a cluster's name is 1 to {MAX_LENGTH} of a-z, 0-9 and '-', with a letter or digit at both ends"
 )]
-pub(crate) struct IllegalName;
+pub struct IllegalName;
 
 impl ClusterName {
-    pub(crate) fn as_str(&self) -> &str {
+    /// The name as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// A name that nothing else has: `run-` and 48 random bits.
-    pub(crate) fn throw_away() -> Self {
+    #[must_use]
+    pub fn throw_away() -> Self {
         use std::hash::{BuildHasher as _, Hasher as _};
         // Each state is keyed from the system's randomness.
         let random = std::hash::RandomState::new().build_hasher().finish();
         Self(format!("run-{:012x}", random & 0xffff_ffff_ffff))
+    }
+
+    /// The name of the node with this index.
+    #[must_use]
+    pub fn node(&self, index: u32) -> String {
+        format!("{}-{index}", self.0)
     }
 }
 
@@ -35,8 +44,9 @@ impl FromStr for ClusterName {
     type Err = IllegalName;
 
     fn from_str(text: &str) -> Result<Self, IllegalName> {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let legal = (1..=MAX_LENGTH).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && text.bytes().all(inner)
             && !text.starts_with('-')
             && !text.ends_with('-');
         if legal { Ok(Self(text.to_owned())) } else { Err(IllegalName) }
@@ -68,5 +78,10 @@ mod tests {
         let (one, two) = (ClusterName::throw_away(), ClusterName::throw_away());
         assert_ne!(one, two);
         assert_eq!(one.as_str().parse(), Ok(one));
+    }
+
+    #[test]
+    fn a_nodes_name_has_its_number() {
+        assert_eq!("demo".parse::<ClusterName>().unwrap().node(3), "demo-3");
     }
 }
