@@ -2,13 +2,14 @@
 //!
 //! | code | meaning |
 //! | --- | --- |
-//! | 0 | the guest powered off, or the API, the console or a signal (SIGTERM, SIGINT, SIGHUP) ended it |
+//! | 0 | the guest powered off, or the API or the console ended it |
 //! | 1 | a failure of the monitor itself |
 //! | 2 | bad configuration: command line, configuration, kernel or another file |
 //! | 3 | `/dev/kvm` is missing, not permitted, or lacks what the monitor needs |
 //! | 10 | the guest reset itself (keyboard controller) |
 //! | 11 | triple fault |
 //! | 12 | KVM could not go on: emulation failure or another internal error |
+//! | 128 + n | signal n (SIGTERM, SIGINT, SIGHUP) ended it |
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,8 +24,8 @@ pub enum Exit {
     Shutdown,
     /// Ctrl-A X on the console.
     ConsoleLeft,
-    /// A signal that asks the process to end, by its name.
-    Signal(&'static str),
+    /// A signal that asks the process to end.
+    Signal(Signal),
     /// The guest asked the keyboard controller for a reset.
     Reset,
     /// The vCPU's exception could not be delivered, nor the double fault after it.
@@ -62,12 +63,56 @@ impl Exit {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::PowerOff | Self::Shutdown | Self::ConsoleLeft | Self::Signal(_) => 0,
+            Self::PowerOff | Self::Shutdown | Self::ConsoleLeft => 0,
             Self::Monitor(_) => 1,
             Self::Reset => 10,
             Self::TripleFault { .. } => 11,
             Self::InternalError { .. } | Self::Unexpected { .. } => 12,
+            // As shells return it for a process that the signal has killed.
+            Self::Signal(signal) => 128 + signal.number(),
         }
+    }
+}
+
+/// A signal that asks a process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP: the terminal has gone.
+    Hangup,
+    /// SIGINT.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+impl Signal {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Hangup, Self::Interrupt, Self::Terminate];
+
+    /// The system's number.
+    #[must_use]
+    pub const fn number(self) -> libc::c_int {
+        match self {
+            Self::Hangup => libc::SIGHUP,
+            Self::Interrupt => libc::SIGINT,
+            Self::Terminate => libc::SIGTERM,
+        }
+    }
+
+    /// The signal of this number, if it is one of these.
+    #[must_use]
+    pub fn from_number(number: libc::c_int) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.number() == number)
+    }
+}
+
+impl std::fmt::Display for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
     }
 }
 
@@ -77,7 +122,7 @@ impl std::fmt::Display for Exit {
             Self::PowerOff => write!(f, "the guest powered off"),
             Self::Shutdown => write!(f, "shut down on request"),
             Self::ConsoleLeft => write!(f, "console left"),
-            Self::Signal(name) => write!(f, "ended by {name}"),
+            Self::Signal(signal) => write!(f, "ended by {signal}"),
             Self::Reset => write!(f, "the guest reset itself through the keyboard controller"),
             Self::TripleFault { vcpu } => write!(f, "triple fault on vCPU {vcpu}"),
             Self::InternalError { vcpu, suberror: 1, rip } => write!(
@@ -146,6 +191,15 @@ mod tests {
         sink.report(Exit::Shutdown);
         assert_eq!(sink.get(), Some(Exit::TripleFault { vcpu: 3 }));
         assert_eq!(sink.wake().read().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_signals_code_is_the_shells() {
+        for (number, line) in [(1, "SIGHUP"), (2, "SIGINT"), (15, "SIGTERM")] {
+            let exit = Exit::Signal(Signal::from_number(number).unwrap());
+            assert_eq!((exit.code(), exit.to_string()), (128 + number, format!("ended by {line}")));
+        }
+        assert_eq!(Signal::from_number(libc::SIGKILL), None);
     }
 
     #[test]

@@ -8,10 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use crate::event_loop::{EventHandler, EventSet, Sources};
-use crate::exit::{Exit, ExitSink};
-
-const SIGNALS: [(libc::c_int, &str); 3] =
-    [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT"), (libc::SIGHUP, "SIGHUP")];
+use crate::exit::{Exit, ExitSink, Signal};
 
 /// Ends the machine on SIGTERM, SIGINT or SIGHUP.
 pub struct Termination {
@@ -32,7 +29,7 @@ impl Termination {
             libc::sigemptyset(set.as_mut_ptr());
             set.assume_init()
         };
-        for (signal, _) in SIGNALS {
+        for signal in Signal::ALL.map(Signal::number) {
             if !is_ignored(signal)? {
                 // SAFETY: the set is initialised, the signal a valid one.
                 unsafe { libc::sigaddset(&raw mut set, signal) };
@@ -76,9 +73,9 @@ impl EventHandler for Termination {
         if self.signals.read_exact(&mut info).is_ok() {
             // `ssi_signo` comes first.
             let [a, b, c, d, ..] = info;
-            let number = libc::c_int::from_ne_bytes([a, b, c, d]);
-            let name = SIGNALS.iter().find(|(signal, _)| *signal == number);
-            self.exit.report(Exit::Signal(name.map_or("a signal", |(_, name)| name)));
+            if let Some(signal) = Signal::from_number(libc::c_int::from_ne_bytes([a, b, c, d])) {
+                self.exit.report(Exit::Signal(signal));
+            }
         }
     }
 }

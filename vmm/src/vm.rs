@@ -293,9 +293,9 @@ impl Builder<'_> {
             .register_irqfd(&line, SERIAL_IRQ)
             .map_err(|error| BuildError::Kvm("connect the serial port", error))?;
         let mut console =
-            Console::new(console, drained.try_clone().map_err(host)?, self.exit.clone());
-        let output = console.output().map_err(host)?;
-        let port = SerialPort::new(Line(line), Drained(drained), output);
+            Console::new(console, drained.try_clone().map_err(host)?, self.exit.clone())
+                .map_err(host)?;
+        let port = SerialPort::new(Line(line), Drained(drained), console.output());
         let port = Arc::new(Mutex::new(port));
         console.connect(port.clone());
         self.handlers.push(Box::new(console));

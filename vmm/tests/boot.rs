@@ -138,7 +138,7 @@ fn sigterm_ends_it_in_order() {
     let kill = Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert!(kill.success());
     let (code, _, err) = ended(&child.wait_with_output().unwrap());
-    assert_eq!((code, err.as_str()), (Some(0), "bulkhead-vmm: ended by SIGTERM\n"));
+    assert_eq!((code, err.as_str()), (Some(128 + 15), "bulkhead-vmm: ended by SIGTERM\n"));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The console: what is at the other end of the serial port.
 //!
-//! Output is written by the vCPU that produces it, input is read on the device thread. Input waits
-//! in the monitor, and the source is not read on, while the guest has not taken what it has.
+//! Output is written by the vCPU that produces it, as far as that does not block ([`output`]). Input is
+//! read on the device thread; it waits in the monitor, and the source is not read on, while the guest
+//! has not taken what it has.
+
+mod output;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,10 +20,14 @@ use crate::devices::serial::SerialPort;
 use crate::event_loop::{EventHandler, EventSet, Sources};
 use crate::exit::{Exit, ExitSink};
 
+use self::output::Output;
+
 const DRAINED: u32 = 0;
 const STDIN: u32 = 1;
 const LISTENER: u32 = 2;
-const FIRST_CLIENT: u32 = 3;
+const WAITING: u32 = 3;
+const OUTPUT: u32 = 4;
+const FIRST_CLIENT: u32 = 5;
 const MAX_CLIENTS: usize = 16;
 const CHUNK: usize = 256;
 /// Ctrl-A, and what follows it to leave.
@@ -62,6 +69,8 @@ impl Write for Broadcast {
 pub struct Console {
     backend: Backend,
     clients: Clients,
+    /// Where standard output or a file gets what the guest writes.
+    output: Option<Output>,
     port: Option<Arc<Mutex<SerialPort>>>,
     drained: EventFd,
     exit: Arc<ExitSink>,
@@ -72,10 +81,20 @@ pub struct Console {
 
 impl Console {
     /// The console over `backend`. `drained` is what the serial port signals.
-    #[must_use]
-    pub fn new(backend: Backend, drained: EventFd, exit: Arc<ExitSink>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the host has no more file descriptors.
+    pub fn new(backend: Backend, drained: EventFd, exit: Arc<ExitSink>) -> io::Result<Self> {
+        let file = match &backend {
+            Backend::Off | Backend::Socket(_) => None,
+            Backend::Stdio => {
+                Some(std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?.into())
+            }
+            Backend::File(file) => Some(file.try_clone()?),
+        };
+        Ok(Self {
             backend,
+            output: file.map(Output::new).transpose()?,
             clients: Clients::default(),
             port: None,
             drained,
@@ -83,23 +102,17 @@ impl Console {
             pending: Vec::new(),
             escaped: false,
             next_client: FIRST_CLIENT,
-        }
+        })
     }
 
     /// Where the serial port writes.
-    ///
-    /// # Errors
-    /// When a file cannot be duplicated.
-    pub fn output(&self) -> io::Result<Box<dyn Write + Send>> {
-        Ok(match &self.backend {
-            Backend::Off => Box::new(io::sink()),
-            Backend::Stdio => {
-                let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
-                Box::new(File::from(stdout))
-            }
-            Backend::File(file) => Box::new(file.try_clone()?),
-            Backend::Socket(_) => Box::new(Broadcast(self.clients.clone())),
-        })
+    #[must_use]
+    pub fn output(&self) -> Box<dyn Write + Send> {
+        match (&self.output, &self.backend) {
+            (Some(output), _) => Box::new(output.clone()),
+            (None, Backend::Socket(_)) => Box::new(Broadcast(self.clients.clone())),
+            (None, _) => Box::new(io::sink()),
+        }
     }
 
     /// Where input goes.
@@ -186,6 +199,21 @@ impl Console {
         }
     }
 
+    /// Writes output that waits, and watches the file until it has taken all of it.
+    fn write_on(&mut self, begins: bool, sources: &mut Sources<'_>) {
+        let Some(output) = &self.output else { return };
+        if begins {
+            // Fails only when the counter is zero already: the event was stale.
+            let _ = output.waiting().read();
+        }
+        // Fails when it is watched already, or is not: then that is what is wanted.
+        let _ = if output.drain() {
+            sources.add(output.as_raw_fd(), OUTPUT, EventSet::OUT)
+        } else {
+            sources.remove(output.as_raw_fd())
+        };
+    }
+
     fn client(&mut self, token: u32, sources: &mut Sources<'_>) {
         let Some(client) = lock(&self.clients).get(&token).and_then(|c| c.try_clone().ok()) else {
             return;
@@ -202,6 +230,9 @@ impl Console {
 impl EventHandler for Console {
     fn register(&mut self, sources: &mut Sources<'_>) -> io::Result<()> {
         sources.add(self.drained.as_raw_fd(), DRAINED, EventSet::IN)?;
+        if let Some(output) = &self.output {
+            sources.add(output.waiting().as_raw_fd(), WAITING, EventSet::IN)?;
+        }
         match &self.backend {
             Backend::Off | Backend::File(_) => Ok(()),
             Backend::Socket(listener) => {
@@ -230,9 +261,19 @@ impl EventHandler for Console {
                 }
             }
             LISTENER => self.accept(sources),
+            WAITING | OUTPUT => self.write_on(token == WAITING, sources),
             token => self.client(token, sources),
         }
         self.watch(sources);
+    }
+}
+
+/// The guest's last words are written before the monitor ends.
+impl Drop for Console {
+    fn drop(&mut self) {
+        if let Some(output) = &self.output {
+            output.finish();
+        }
     }
 }
 
