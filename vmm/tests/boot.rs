@@ -122,6 +122,25 @@ fn output_of_the_guest_is_output_of_the_monitor() {
 
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
+fn output_that_nobody_reads_does_not_hold_the_guest_up() {
+    // mov $0x3f8,%dx; mov $'A',%al; mov $70000,%ecx; 1: out %al,%dx; loop 1b; then power off
+    let code = [
+        0x66, 0xba, 0xf8, 0x03, 0xb0, 0x41, 0xb9, 0x70, 0x11, 0x01, 0x00, 0xee, 0xe2, 0xfd, 0x66,
+        0xba, 0x04, 0x06, 0xb0, 0x34, 0xee, 0xf4,
+    ];
+    let directory = tempdir().unwrap();
+    let mut command = run(&tiny_kernel(&directory, &code), &["--memory", "64M"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdout.take().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut read = Vec::new();
+    pipe.read_to_end(&mut read).unwrap();
+    assert!((4096..70_000).contains(&read.len()), "{} bytes, what the pipe holds", read.len());
+    assert!(read.iter().all(|byte| *byte == b'A'));
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
 fn sigterm_ends_it_in_order() {
     let directory = tempdir().unwrap();
     // hlt
