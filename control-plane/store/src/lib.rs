@@ -1,13 +1,16 @@
 //! The revisioned key-value store behind the API server.
 //!
-//! A [`Store`] keeps every write as a revision: a number that grows by one with each write to
-//! any key, which is what Kubernetes calls `resourceVersion`. Writes compare and swap, reads see
+//! A [`Store`] keeps every write as a revision: a number that grows with each write to any key,
+//! which is what Kubernetes calls `resourceVersion`. Writes compare and swap, reads see
 //! one revision, watches replay from one. [`Store::compact`] forgets the past, after which a read
 //! or watch of it answers [`StoreError::Compacted`].
 //!
 //! [`SqliteStore`] is the embedded implementation: one SQLite database in WAL mode, one writer
 //! thread that groups the writes which wait for it into one transaction, so that many clients
 //! share one fsync. A write is acknowledged, and seen by watchers, only after that fsync.
+//!
+//! [`EtcdStore`] keeps it in etcd, which several processes may share: none of them holds anything
+//! that the others need. Watchers are fed from one watch per process.
 //!
 //! [`encryption`] seals values, over any store.
 //!
@@ -17,6 +20,7 @@
 
 pub mod conformance;
 pub mod encryption;
+mod etcd;
 mod log;
 mod ring;
 mod sqlite;
@@ -27,6 +31,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use etcd::{EtcdConfig, EtcdStore, EtcdTls};
 pub use sqlite::SqliteStore;
 
 /// A point in the store's history. Zero is before the first write.
@@ -166,6 +171,12 @@ pub enum StoreError {
         /// The newest.
         current: Revision,
     },
+    /// The value is larger than the backend takes.
+    #[error("the object is larger than the store takes")]
+    TooLarge,
+    /// The backend cannot be reached, or cannot answer now; the write may or may not have happened.
+    #[error("{0}")]
+    Unavailable(Arc<str>),
     /// The database failed; the write may or may not have happened.
     #[error("store: {0}")]
     Backend(Arc<str>),
@@ -210,4 +221,10 @@ pub trait Watch: Send {
 
     /// Every watched write up to this revision has been returned.
     fn revision(&self) -> Revision;
+}
+
+/// The first string after every string that starts with `prefix`. Every key is below U+10FFFF
+/// repeated, so appending that character bounds the prefix.
+pub(crate) fn prefix_end(prefix: &str) -> String {
+    format!("{prefix}\u{10FFFF}")
 }

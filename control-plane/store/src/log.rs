@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use crate::{Entry, Event, Page, Range, Result, Revision, StoreError};
+use crate::{Entry, Event, Page, Range, Result, Revision, StoreError, prefix_end};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
@@ -91,12 +91,6 @@ pub(crate) fn get(db: &Connection, key: &str) -> Result<Option<Entry>> {
     let sql = "SELECT live.key, log.value, log.revision FROM live
                JOIN log ON log.revision = live.revision WHERE live.key = ?";
     Ok(db.prepare_cached(sql)?.query_row([key], entry).optional()?)
-}
-
-/// The first string after every string that starts with `prefix`. Every key is below U+10FFFF
-/// repeated, so appending that character bounds the prefix.
-fn prefix_end(prefix: &str) -> String {
-    format!("{prefix}\u{10FFFF}")
 }
 
 pub(crate) fn list(db: &mut Connection, range: &Range) -> Result<Page> {

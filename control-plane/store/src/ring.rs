@@ -1,8 +1,7 @@
 //! The newest events in memory, which watchers read.
 //!
-//! Watchers hold a position, not a queue: a slow one costs nothing but a read from the log table
-//! when it comes back later than the ring reaches. Revisions are consecutive, so an event's
-//! place in the ring is its revision less the first one's.
+//! Watchers hold a position, not a queue: a slow one costs nothing but a read from the backend when
+//! it comes back later than the ring reaches. The ring has every event after its *floor*.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,13 +38,14 @@ pub(crate) struct Ring {
 struct Events {
     queue: VecDeque<Arc<Event>>,
     bytes: usize,
+    floor: Revision,
     newest: Revision,
 }
 
 impl Ring {
     pub(crate) fn new(newest: Revision) -> Self {
         Self {
-            events: Mutex::new(Events { queue: VecDeque::new(), bytes: 0, newest }),
+            events: Mutex::new(Events { queue: VecDeque::new(), bytes: 0, floor: newest, newest }),
             newest: watch::Sender::new(newest),
         }
     }
@@ -57,20 +57,46 @@ impl Ring {
 
     /// Appends the events of one transaction and wakes the watchers.
     pub(crate) fn publish(&self, batch: Vec<Arc<Event>>) {
+        let newest = batch.last().map_or(Revision(0), |event| event.revision);
+        self.publish_up_to(batch, newest);
+    }
+
+    /// Appends events and wakes the watchers: nothing else has happened up to `newest`.
+    pub(crate) fn publish_up_to(&self, batch: Vec<Arc<Event>>, newest: Revision) {
         let newest = {
             let mut events = self.lock();
             for event in batch {
-                events.newest = event.revision;
                 events.bytes += size(&event);
                 events.queue.push_back(event);
             }
+            events.newest = events.newest.max(newest);
             while events.queue.len() > MAX_EVENTS || events.bytes > MAX_BYTES {
-                let Some(old) = events.queue.pop_front() else { break };
-                events.bytes -= size(&old);
+                if !events.drop_first() {
+                    break;
+                }
             }
             events.newest
         };
         self.newest.send_replace(newest);
+    }
+
+    /// Forgets the events at or before `revision`; what happened up to it need not be known here.
+    pub(crate) fn forget(&self, revision: Revision) {
+        let newest = {
+            let mut events = self.lock();
+            while events.queue.front().is_some_and(|event| event.revision <= revision) {
+                events.drop_first();
+            }
+            events.floor = events.floor.max(revision);
+            events.newest = events.newest.max(revision);
+            events.newest
+        };
+        self.newest.send_replace(newest);
+    }
+
+    /// Whether the ring has every event after `position`.
+    pub(crate) fn reaches(&self, position: Revision) -> bool {
+        position >= self.lock().floor
     }
 
     pub(crate) fn newest(&self) -> Revision {
@@ -87,25 +113,30 @@ impl Ring {
         if position >= events.newest {
             return Read::UpToDate;
         }
-        let Some(first) = events.queue.front().map(|event| event.revision) else {
+        if position < events.floor {
             return Read::TooOld;
-        };
-        let Some(skip) = position.next().0.checked_sub(first.0) else { return Read::TooOld };
-        let mut reached = position;
+        }
+        let skip = events.queue.partition_point(|event| event.revision <= position);
         let mut found = Vec::new();
-        for event in events
-            .queue
-            .range(usize::try_from(skip).unwrap_or(usize::MAX).min(events.queue.len())..)
-        {
-            reached = event.revision;
+        for event in events.queue.range(skip..) {
             if event.key.starts_with(prefix) {
                 found.push(Arc::clone(event));
                 if found.len() == BATCH {
-                    break;
+                    return Read::Events(found, event.revision);
                 }
             }
         }
-        Read::Events(found, reached)
+        Read::Events(found, events.newest)
+    }
+}
+
+impl Events {
+    /// Drops the oldest event; false if there is none.
+    fn drop_first(&mut self) -> bool {
+        let Some(old) = self.queue.pop_front() else { return false };
+        self.bytes -= size(&old);
+        self.floor = self.floor.max(old.revision);
+        true
     }
 }
 
@@ -137,6 +168,24 @@ mod tests {
         assert_eq!((found.len(), found[0].revision, reached), (1, Revision(13), Revision(13)));
         let Read::Events(found, reached) = ring.read("/none", Revision(10)) else { panic!() };
         assert_eq!((found.len(), reached), (0, Revision(13)));
+    }
+
+    #[test]
+    fn revisions_may_skip_and_move_on_without_an_event() {
+        let ring = Ring::new(Revision(10));
+        ring.publish_up_to(vec![event(15, "/a", 1), event(40, "/a", 1)], Revision(40));
+        let Read::Events(found, reached) = ring.read("/a", Revision(20)) else { panic!() };
+        assert_eq!((found.len(), reached), (1, Revision(40)));
+        ring.publish_up_to(Vec::new(), Revision(60));
+        let Read::Events(found, reached) = ring.read("/a", Revision(40)) else { panic!() };
+        assert_eq!((found.len(), reached, ring.newest()), (0, Revision(60), Revision(60)));
+        ring.forget(Revision(15));
+        assert!(ring.reaches(Revision(15)) && !ring.reaches(Revision(14)));
+        let Read::Events(found, _) = ring.read("/a", Revision(15)) else { panic!() };
+        assert_eq!(found.len(), 1);
+        ring.forget(Revision(100));
+        assert!(matches!(ring.read("/a", Revision(60)), Read::TooOld));
+        assert!(matches!(ring.read("/a", Revision(100)), Read::UpToDate));
     }
 
     #[test]

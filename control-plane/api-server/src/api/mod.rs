@@ -135,6 +135,10 @@ fn store_failure(error: &StoreError) -> Status {
         StoreError::Future { requested, current } => Status::version_in_future(format!(
             "Too large resource version: {requested}, current: {current}"
         )),
+        StoreError::TooLarge => Status::too_large(0).with_message(format!(
+            "Request entity too large: {error}; etcd's --max-request-bytes sets its limit"
+        )),
+        StoreError::Unavailable(why) => Status::unavailable(&**why),
         other => Status::internal(other),
     }
 }

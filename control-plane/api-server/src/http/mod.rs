@@ -32,6 +32,8 @@ use crate::{discovery, openapi};
 
 /// The Kubernetes version whose API this server follows; clients compare it with theirs.
 const KUBERNETES_VERSION: (&str, &str) = ("1", "36");
+/// A key that nothing is stored at, which the health checks read.
+const HEALTH_KEY: &str = "/registry/health";
 /// The media type of answers.
 const JSON: &str = "application/json";
 
@@ -151,7 +153,7 @@ impl Front {
                 Ok(body::json(200, &version, JSON))
             }
             "/healthz" | "/livez" | "/readyz" => {
-                let store = self.api.store().get("/").await;
+                let store = self.api.store().get(HEALTH_KEY).await;
                 let name = path.trim_start_matches('/');
                 let verbose = query.split('&').any(|part| part.starts_with("verbose"));
                 Ok(match store {
