@@ -4,16 +4,19 @@
 //! In the API server's process the client is a function call away; elsewhere it could be a
 //! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
 //! [`Cache`], and tell of changes. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`]
-//! amounts, [`Selector`] label selectors.
+//! amounts, [`Selector`] label selectors, [`RequiredNodes`] and [`Toleration`] which nodes a pod may
+//! run on.
 
 #![forbid(unsafe_code)]
 
 mod client;
 mod informer;
+mod node_selector;
 pub mod object;
 mod recorder;
 mod requirement;
 mod selector;
+mod taint;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -23,6 +26,8 @@ pub use client::{
     Target,
 };
 pub use informer::{Cache, Informers, Told};
+pub use node_selector::{Labelled, NodeSelectorTerm, RequiredNodes};
 pub use recorder::Recorder;
 pub use requirement::{Requirement, Test};
 pub use selector::{Selector, SelectorError};
+pub use taint::{Effect, Taint, Toleration};

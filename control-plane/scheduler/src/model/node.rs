@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bulkhead_client::object;
+use bulkhead_client::{Labelled, object};
 use serde_json::Value;
 
 use super::{Effect, HostPort, Pod, Resources, Taint};
@@ -93,6 +93,16 @@ impl Node {
                 self.ports.swap_remove(index);
             }
         }
+    }
+}
+
+impl Labelled for Node {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.label(key)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Taints and tolerations.
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>
 
-use bulkhead_client::object;
 use serde_json::Value;
+
+use crate::object;
 
 /// What a taint does to pods that do not tolerate it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// They are not scheduled.
     NoSchedule,
     /// They are scheduled if there is no other node.
@@ -28,20 +29,25 @@ impl Effect {
 
 /// A node's taint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Taint {
-    pub(crate) key: String,
-    pub(crate) value: String,
-    pub(crate) effect: Effect,
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value; may be empty.
+    pub value: String,
+    /// What it does.
+    pub effect: Effect,
 }
 
 impl Taint {
     /// A taint without value.
-    pub(crate) fn of(key: &str, effect: Effect) -> Self {
+    #[must_use]
+    pub fn of(key: &str, effect: Effect) -> Self {
         Self { key: key.into(), value: String::new(), effect }
     }
 
     /// Reads a node's `spec.taints`.
-    pub(crate) fn read_all(node: &Value) -> Vec<Self> {
+    #[must_use]
+    pub fn read_all(node: &Value) -> Vec<Self> {
         let read = |taint: &Value| {
             Some(Self {
                 key: object::text(taint, "key").into(),
@@ -53,19 +59,21 @@ impl Taint {
     }
 
     /// Whether it keeps a pod with these tolerations from being scheduled.
-    pub(crate) fn forbids(&self, tolerations: &[Toleration]) -> bool {
+    #[must_use]
+    pub fn forbids(&self, tolerations: &[Toleration]) -> bool {
         self.effect != Effect::PreferNoSchedule && !self.is_tolerated(tolerations)
     }
 
     /// Whether one of the tolerations is of it.
-    pub(crate) fn is_tolerated(&self, tolerations: &[Toleration]) -> bool {
+    #[must_use]
+    pub fn is_tolerated(&self, tolerations: &[Toleration]) -> bool {
         tolerations.iter().any(|toleration| toleration.tolerates(self))
     }
 }
 
 /// A pod's toleration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Toleration {
+pub struct Toleration {
     key: String,
     operator: Operator,
     value: String,
@@ -82,7 +90,8 @@ enum Operator {
 
 impl Toleration {
     /// Reads a pod's `spec.tolerations`.
-    pub(crate) fn read_all(pod: &Value) -> Vec<Self> {
+    #[must_use]
+    pub fn read_all(pod: &Value) -> Vec<Self> {
         let read = |toleration: &Value| {
             let operator = match object::text(toleration, "operator") {
                 "Exists" => Operator::Exists,
@@ -119,7 +128,8 @@ impl Toleration {
     }
 
     /// Whether it can tolerate a taint that would rather not have the pod.
-    pub(crate) fn is_of_preference(&self) -> bool {
+    #[must_use]
+    pub fn is_of_preference(&self) -> bool {
         self.effect.is_none_or(|effect| effect == Effect::PreferNoSchedule)
     }
 }

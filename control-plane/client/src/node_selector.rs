@@ -1,10 +1,28 @@
 //! Which nodes a pod wants: `nodeSelector` and node affinity.
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/>
 
-use bulkhead_client::{Requirement, Test, object};
 use serde_json::Value;
 
-use super::Node;
+use crate::object;
+use crate::requirement::{Requirement, Test};
+
+/// A node as far as selectors look at it.
+pub trait Labelled {
+    /// `metadata.name`.
+    fn name(&self) -> &str;
+    /// The value of a label.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl Labelled for Value {
+    fn name(&self) -> &str {
+        object::name(self)
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self["metadata"]["labels"][key].as_str()
+    }
+}
 
 /// Reads a `NodeSelectorRequirement`. An operator that does not exist, or a bound that is no
 /// number, holds for no node.
@@ -29,21 +47,24 @@ fn requirement(expression: &Value) -> Requirement {
 
 /// A `NodeSelectorTerm`: all its requirements must hold; the empty one holds for no node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct NodeSelectorTerm {
+pub struct NodeSelectorTerm {
     expressions: Vec<Requirement>,
     fields: Vec<Requirement>,
 }
 
 impl NodeSelectorTerm {
-    pub(crate) fn read(term: &Value) -> Self {
+    /// Reads a term.
+    #[must_use]
+    pub fn read(term: &Value) -> Self {
         let read = |list| object::list(term, list).iter().map(requirement).collect::<Vec<_>>();
         Self { expressions: read("matchExpressions"), fields: read("matchFields") }
     }
 
-    pub(crate) fn holds(&self, node: &Node) -> bool {
-        let field = |one: &Requirement| {
-            one.holds((one.key == "metadata.name").then_some(node.name.as_str()))
-        };
+    /// Whether it holds for `node`.
+    #[must_use]
+    pub fn holds(&self, node: &impl Labelled) -> bool {
+        let field =
+            |one: &Requirement| one.holds((one.key == "metadata.name").then_some(node.name()));
         !(self.expressions.is_empty() && self.fields.is_empty())
             && self.expressions.iter().all(|one| one.holds(node.label(&one.key)))
             && self.fields.iter().all(field)
@@ -60,7 +81,7 @@ impl NodeSelectorTerm {
 
 /// What a node must be for a pod to run there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct RequiredNodes {
+pub struct RequiredNodes {
     labels: Vec<(String, String)>,
     /// One of these must hold, if there are any.
     terms: Option<Vec<NodeSelectorTerm>>,
@@ -68,7 +89,8 @@ pub(crate) struct RequiredNodes {
 
 impl RequiredNodes {
     /// Reads `nodeSelector` and the required node affinity of a pod's spec.
-    pub(crate) fn read(spec: &Value) -> Self {
+    #[must_use]
+    pub fn read(spec: &Value) -> Self {
         let labels = spec["nodeSelector"].as_object().into_iter().flatten();
         let required =
             &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
@@ -81,13 +103,16 @@ impl RequiredNodes {
         }
     }
 
-    pub(crate) fn hold(&self, node: &Node) -> bool {
+    /// Whether a pod may run on `node`.
+    #[must_use]
+    pub fn hold(&self, node: &impl Labelled) -> bool {
         self.labels.iter().all(|(key, value)| node.label(key) == Some(value))
             && self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.holds(node)))
     }
 
     /// The only nodes that can hold, by name, if every term names some: a `DaemonSet`'s pods do.
-    pub(crate) fn names(&self) -> Option<Vec<&str>> {
+    #[must_use]
+    pub fn names(&self) -> Option<Vec<&str>> {
         let terms = self.terms.as_deref().filter(|terms| !terms.is_empty())?;
         let names: Option<Vec<_>> = terms.iter().map(NodeSelectorTerm::names).collect();
         let mut names: Vec<&str> = names?.into_iter().flatten().map(String::as_str).collect();
@@ -99,15 +124,13 @@ impl RequiredNodes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
 
-    fn node() -> Node {
+    fn node() -> Value {
         let labels = json!({"disk": "ssd", "cores": "8", "word": "x"});
-        Node::read(&Arc::new(json!({"metadata": {"name": "n1", "labels": labels}})))
+        json!({"metadata": {"name": "n1", "labels": labels}})
     }
 
     fn requires(terms: &Value) -> Value {
