@@ -90,7 +90,7 @@ async fn what_is_wrong_is_refused_as_kubernetes_would() {
         ),
         ("POST", "/api/v1/configmaps", "application/json", "{\"metadata\":{\"name\":\"x\"}}", 405),
         ("PATCH", "/api/v1/nodes/x", "application/apply-patch+yaml", "{}", 422),
-        ("GET", "/apis/apps/v1/daemonsets", "", "", 404),
+        ("GET", "/apis/apps/v1/nothings", "", "", 404),
         ("GET", "/api/v1/pods?fieldSelector=spec.none%3Dx", "", "", 400),
         ("GET", "/api/v1/pods?labelSelector=%3D%3D", "", "", 400),
         ("GET", "/api/v1/pods?resourceVersion=99999999&resourceVersionMatch=Exact", "", "", 504),

@@ -4,19 +4,20 @@
 use std::sync::Arc;
 
 use bulkhead_client::object;
-use bulkhead_client::{Cache, ClientError, Kind, Patch, Selector, Target};
+use bulkhead_client::{Cache, ClientError, Kind, Patch, Target};
 use serde_json::{Value, json};
 
 use crate::context::{Context, Owner, controller_reference, unless_gone};
 
-/// The objects of `kind` that `owner`, of which `controller` is the kind, controls now.
+/// The objects of `kind` that `owner`, of which `controller` is the kind, controls now: those that it
+/// `selects`.
 pub(crate) async fn claim(
     context: &Context,
     controller: &Owner,
     owner: &Value,
     kind: &Kind,
     cache: &Cache,
-    selector: &Selector,
+    selects: &(dyn Fn(&Value) -> bool + Sync),
 ) -> Result<Vec<Arc<Value>>, ClientError> {
     let uid = object::uid(owner);
     let namespace = object::namespace(owner).unwrap_or_default();
@@ -28,7 +29,7 @@ pub(crate) async fn claim(
         if !controlled || !here {
             continue;
         }
-        if selector.selects(&object) {
+        if selects(&object) {
             claimed.push(object);
         } else if !terminating {
             release(context, kind, &object, uid).await?;
@@ -39,7 +40,7 @@ pub(crate) async fn claim(
     }
     let mut checked = false;
     for object in cache.uncontrolled(namespace) {
-        if !selector.selects(&object) || object::is_terminating(&object) {
+        if !selects(&object) || object::is_terminating(&object) {
             continue;
         }
         // The cache may not know yet that the owner is being deleted, or is another of its name.

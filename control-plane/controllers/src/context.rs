@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bulkhead_client::object;
-use bulkhead_client::{Cache, Client, ClientError, Informers, Kind, Patch, Recorder, Target, Told};
+use bulkhead_client::{
+    Cache, Client, ClientError, Informers, Kind, Patch, Recorder, Selector, Target, Told,
+};
 use serde_json::{Value, json};
 
 /// Client, informers, and the controller's events.
@@ -65,6 +67,21 @@ pub(crate) fn controller_key(object: &Value, api_version: &str, kind: &str) -> O
     let same =
         object::text(owner, "apiVersion") == api_version && object::text(owner, "kind") == kind;
     same.then(|| object::key_of(object::namespace(object), object::text(owner, "name")))
+}
+
+/// The keys of those of `owners` whose `spec.selector` selects an object that nobody controls.
+pub(crate) fn adopters(owners: &Cache, object: &Value) -> Vec<String> {
+    let Some(namespace) =
+        object::namespace(object).filter(|_| object::controller(object).is_none())
+    else {
+        return Vec::new();
+    };
+    let selects = |one: &Arc<Value>| {
+        let selector = Selector::read(&one["spec"]["selector"]);
+        selector.is_ok_and(|selector| !selector.is_empty() && selector.selects(object))
+    };
+    let all = owners.in_namespace(namespace);
+    all.iter().filter(|one| selects(one)).map(|one| object::key(one)).collect()
 }
 
 /// The owner reference of an object to its controller.

@@ -4,7 +4,7 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`], [`replicas`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners;
+//! [`deployment`], [`replicas`], [`stateful`], [`daemon`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners;
 //! [`disruption`] keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives
 //! their pods away; [`defaults`] makes what every namespace has; [`cleanup`] empties namespaces
 //! that are deleted and removes pods of nodes that are gone.
@@ -14,15 +14,20 @@
 mod claim;
 mod cleanup;
 mod context;
+mod daemon;
 mod defaults;
 mod deployment;
 mod disruption;
 mod gc;
+mod hash;
+mod history;
 mod job;
 mod lifecycle;
+mod pod_control;
 mod pods;
 mod queue;
 mod replicas;
+mod stateful;
 mod taints;
 
 use std::sync::Arc;
@@ -40,8 +45,15 @@ pub struct Controllers(#[expect(dead_code, reason = "held for its Drop")] JoinSe
 #[must_use]
 pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controllers {
     // The garbage collector is content with metadata; of these others want all, and once is enough.
-    for kind in [Kind::PODS, Kind::NODES, Kind::NAMESPACES, Kind::LEASES, replicas::SETS, job::JOBS]
-    {
+    for kind in [
+        Kind::PODS,
+        Kind::NODES,
+        Kind::NAMESPACES,
+        Kind::LEASES,
+        replicas::SETS,
+        job::JOBS,
+        history::REVISIONS,
+    ] {
         let _ = informers.cache(&kind);
     }
     let mut tasks = JoinSet::new();
@@ -49,6 +61,8 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
     tasks.spawn(deployment::run(with()));
     tasks.spawn(replicas::run_sets(with()));
     tasks.spawn(replicas::run_controllers(with()));
+    tasks.spawn(stateful::run(with()));
+    tasks.spawn(daemon::run(with()));
     tasks.spawn(job::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));

@@ -26,6 +26,16 @@ pub(crate) enum Next {
     After(Duration),
 }
 
+impl Next {
+    /// This, but after `wait` at the latest.
+    pub(crate) fn sooner(self, wait: Duration) -> Self {
+        match self {
+            Self::After(other) => Self::After(other.min(wait)),
+            Self::Change => Self::After(wait),
+        }
+    }
+}
+
 /// The result of a sync.
 pub(crate) type Synced = Result<Next, ClientError>;
 

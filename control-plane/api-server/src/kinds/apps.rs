@@ -51,7 +51,8 @@ pub(super) fn resources() -> Vec<Resource> {
     ]
 }
 
-const APPS: Resource = Resource {
+/// What the kinds of the group are.
+pub(super) const APPS: Resource = Resource {
     group: "apps",
     categories: &["all"],
     generation: true,
@@ -59,10 +60,12 @@ const APPS: Resource = Resource {
     ..PLAIN
 };
 
-const WORKLOAD: Behaviour =
+/// How workloads behave: their status is the controllers'.
+pub(super) const WORKLOAD: Behaviour =
     Behaviour { prepare_create: |object| object["status"] = json!({}), ..Behaviour::PLAIN };
 
-fn same_selector(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+/// Reports a change of the selector.
+pub(super) fn same_selector(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     template::immutable(new, old, "spec.selector", causes);
 }
 
@@ -92,7 +95,9 @@ fn default_deployment(deployment: &mut Value) {
     }
 }
 
-fn validate_replicas(object: &Value, kind: &str, causes: &mut Vec<Cause>) -> bool {
+/// Reports what is wrong with what has a selector and a template of pods that run for ever. Whether it
+/// has a spec at all.
+pub(super) fn validate_replicas(object: &Value, kind: &str, causes: &mut Vec<Cause>) -> bool {
     let spec = &object["spec"];
     if !spec.is_object() {
         causes.push(Cause::required("spec"));
@@ -156,11 +161,13 @@ fn validate_deployment(deployment: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn percent(value: &Value) -> Option<u64> {
+/// The number of a percentage.
+pub(super) fn percent(value: &Value) -> Option<u64> {
     value.as_str()?.strip_suffix('%')?.parse().ok()
 }
 
-fn is_zero(value: &Value) -> bool {
+/// Whether a number or percentage is 0.
+pub(super) fn is_zero(value: &Value) -> bool {
     value.as_u64().or_else(|| percent(value)) == Some(0)
 }
 

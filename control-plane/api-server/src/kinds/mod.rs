@@ -5,6 +5,7 @@ mod apps;
 mod batch;
 mod columns;
 mod core;
+mod daemon;
 mod event;
 mod extensions;
 mod pod;
@@ -12,6 +13,8 @@ pub(crate) mod policy;
 mod rbac;
 mod replication;
 mod review;
+mod revision;
+mod stateful;
 mod template;
 
 use columns as c;
@@ -67,6 +70,7 @@ pub fn registry() -> Registry {
     let mut resources = core::resources();
     resources.push(replication::resource());
     resources.extend(apps::resources());
+    resources.extend([stateful::resource(), daemon::resource(), revision::resource()]);
     resources.extend(batch::resources());
     resources.extend(policy::resources());
     resources.push(core::lease());

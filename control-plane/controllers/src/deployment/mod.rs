@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use self::rollout::{Plan, Set};
 use crate::claim::claim;
 use crate::context::{
-    Context, Owner, Written, controller_key, on_change, unless_gone, write_status,
+    Context, Owner, Written, adopters, controller_key, on_change, unless_gone, write_status,
 };
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
@@ -44,7 +44,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
     let queue = Queue::new();
     let (deployment_queue, set_queue, pod_queue) =
         (Arc::clone(&queue), Arc::clone(&queue), Arc::clone(&queue));
-    let (owners, adopters, all_sets) =
+    let (owners, watched, all_sets) =
         (Arc::clone(&deployments), Arc::clone(&deployments), Arc::clone(&sets));
     let controller = Arc::new(Controller {
         context,
@@ -57,7 +57,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
         on_change(deployments, |deployment| deployment_queue.add(object::key(deployment))),
         on_change(sets, |set| match controller_key(set, "apps/v1", "Deployment") {
             Some(key) => set_queue.add(key),
-            None => who_may_adopt(&adopters, set).into_iter().for_each(|key| set_queue.add(key)),
+            None => adopters(&watched, set).into_iter().for_each(|key| set_queue.add(key)),
         }),
         on_change(pods, |pod| {
             // Only Recreate looks at pods: it waits for the old ones to be gone.
@@ -75,20 +75,6 @@ pub(crate) async fn run(informers: Arc<Informers>) {
             async move { controller.sync(&key).await }
         }),
     );
-}
-
-/// The Deployments that select a set which nobody controls.
-fn who_may_adopt(deployments: &Cache, set: &Value) -> Vec<String> {
-    let Some(namespace) = object::namespace(set).filter(|_| object::controller(set).is_none())
-    else {
-        return Vec::new();
-    };
-    let selects = |one: &Arc<Value>| {
-        let selector = Selector::read(&one["spec"]["selector"]);
-        selector.is_ok_and(|selector| !selector.is_empty() && selector.selects(set))
-    };
-    let all = deployments.in_namespace(namespace);
-    all.iter().filter(|one| selects(one)).map(|one| object::key(one)).collect()
 }
 
 struct Controller {
@@ -122,7 +108,10 @@ impl Controller {
             return Ok(Next::Change);
         }
         let owner = Owner { resource: DEPLOYMENTS, api_version: "apps/v1", kind: "Deployment" };
-        let sets = claim(&self.context, &owner, &deployment, &SETS, &self.sets, &selector).await?;
+        let sets = claim(&self.context, &owner, &deployment, &SETS, &self.sets, &|one| {
+            selector.selects(one)
+        })
+        .await?;
         let (new, old) = revision::split(&deployment, sets);
         let mut rollout =
             Rollout { key: key.to_owned(), plan: plan(&deployment), deployment, new, old };

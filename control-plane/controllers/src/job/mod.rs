@@ -27,9 +27,9 @@ use crate::context::{
     Context, Owner, Written, controller_key, controller_reference, on_change, unless_gone,
     write_status,
 };
+use crate::pod_control::PARALLEL;
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
-use crate::replicas::PARALLEL;
 
 pub(crate) const JOBS: Kind = Kind::new("batch", "v1", "jobs");
 /// How many jobs are synced at a time.
@@ -99,7 +99,10 @@ impl Controller {
             return Ok(Next::Change);
         }
         let owner = Owner { resource: JOBS, api_version: "batch/v1", kind: "Job" };
-        let pods = claim(&self.context, &owner, &job, &Kind::PODS, &self.pods, &selector).await?;
+        let pods = claim(&self.context, &owner, &job, &Kind::PODS, &self.pods, &|one| {
+            selector.selects(one)
+        })
+        .await?;
         if is_finished(&job) {
             self.release(
                 &pods.into_iter().filter(|pod| tally::is_tracked(pod)).collect::<Vec<_>>(),

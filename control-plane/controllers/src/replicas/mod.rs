@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_client::object::{self, condition, list, number, text};
-use bulkhead_client::{Cache, ClientError, DeleteOptions, Informers, Kind, Selector};
+use bulkhead_client::{Cache, Informers, Kind, Selector};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::claim::claim;
 use crate::context::{
-    Context, Owner, Written, controller_key, controller_reference, on_change, unless_gone,
-    write_status,
+    Context, Owner, controller_key, controller_reference, on_change, write_status,
 };
+use crate::pod_control::{Failure, PodControl, Wording};
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
 
@@ -23,9 +23,6 @@ use crate::queue::{Next, Queue, Synced};
 const BURST: usize = 500;
 /// How many objects are synced at a time.
 const WORKERS: usize = 5;
-/// A write that waits for others in the store is one of so many.
-pub(crate) const PARALLEL: usize = 128;
-
 /// ReplicationControllers.
 pub(crate) const CONTROLLERS: Kind = Kind::core("replicationcontrollers");
 /// ReplicaSets.
@@ -46,12 +43,11 @@ pub(crate) async fn run_controllers(informers: Arc<Informers>) {
 }
 
 struct Controller {
-    context: Context,
+    control: PodControl,
     owner: Owner,
     selector: fn(&Value) -> Option<Selector>,
     sets: Arc<Cache>,
     pods: Arc<Cache>,
-    written: Written,
 }
 
 async fn run(context: Context, owner: Owner, selector: fn(&Value) -> Option<Selector>) {
@@ -62,12 +58,11 @@ async fn run(context: Context, owner: Owner, selector: fn(&Value) -> Option<Sele
     let queue = Queue::new();
     let (api_version, kind) = (owner.api_version, owner.kind);
     let controller = Arc::new(Controller {
-        context,
+        control: PodControl::new(context, Wording::Plain),
         owner,
         selector,
         sets: Arc::clone(&sets),
         pods: Arc::clone(&pods),
-        written: Written::default(),
     });
     let (set_queue, pod_queue, watched) =
         (Arc::clone(&queue), Arc::clone(&queue), Arc::clone(&controller));
@@ -101,15 +96,17 @@ impl Controller {
 
     async fn sync(&self, key: &str) -> Synced {
         // What the last sync made must be seen first; its events bring the key back.
-        if !self.written.is_in(key, &self.pods) {
+        if !self.control.is_in(key, &self.pods) {
             return Ok(Next::Change);
         }
         let Some(set) = self.sets.get(key) else { return Ok(Next::Change) };
         let Some(selector) = (self.selector)(&set).filter(|selector| !selector.is_empty()) else {
             return Ok(Next::Change);
         };
-        let (context, owner) = (&self.context, &self.owner);
-        let claimed = claim(context, owner, &set, &Kind::PODS, &self.pods, &selector).await?;
+        let (context, owner) = (&self.control.context, &self.owner);
+        let claimed =
+            claim(context, owner, &set, &Kind::PODS, &self.pods, &|pod| selector.selects(pod))
+                .await?;
         let (active, _): (Vec<_>, Vec<_>) =
             claimed.into_iter().partition(|pod| pods::is_active(pod));
         let failure = if object::is_terminating(&set) {
@@ -126,12 +123,17 @@ impl Controller {
     async fn adjust(&self, key: &str, set: &Value, active: &[Arc<Value>]) -> Result<(), Failure> {
         let wanted = usize::try_from(rank::wanted(set)).unwrap_or(0);
         if active.len() < wanted {
-            self.create(key, set, (wanted - active.len()).min(BURST)).await
+            let Owner { api_version, kind, .. } = self.owner;
+            let reference = controller_reference(set, api_version, kind);
+            let pod = pods::from_template(&set["spec"]["template"], set, reference);
+            let missing = (wanted - active.len()).min(BURST);
+            self.control.create(key, set, std::iter::repeat_n(pod, missing)).await
         } else if active.len() > wanted {
             let count = (active.len() - wanted).min(BURST);
             let related = self.related(set);
             let now = OffsetDateTime::now_utc();
-            self.delete(key, set, rank::to_delete(active.to_vec(), &related, count, now)).await
+            let surplus = rank::to_delete(active.to_vec(), &related, count, now);
+            self.control.delete(key, set, &surplus).await
         } else {
             Ok(())
         }
@@ -147,72 +149,6 @@ impl Controller {
         pods.filter(|pod| pods::is_active(pod)).collect()
     }
 
-    /// Makes pods: one, then twice as many, so that what fails for all fails for few.
-    async fn create(&self, key: &str, set: &Value, count: usize) -> Result<(), Failure> {
-        let Owner { api_version, kind, .. } = self.owner;
-        let reference = controller_reference(set, api_version, kind);
-        let pod = pods::from_template(&set["spec"]["template"], set, reference);
-        let client = self.context.client();
-        let kind_of_pods = Kind::PODS;
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            let size = batch.min(left).min(PARALLEL);
-            let creates = (0..size).map(|_| client.create(&kind_of_pods, pod.clone()));
-            let mut failed = None;
-            for created in futures_util::future::join_all(creates).await {
-                match created {
-                    Ok(pod) => {
-                        self.written.note(key, &pod);
-                        let message = format!("Created pod: {}", object::name(&pod));
-                        self.context.recorder.normal(set, "SuccessfulCreate", message);
-                    }
-                    Err(error) => failed = Some(error),
-                }
-            }
-            if let Some(error) = failed {
-                let message = format!("Error creating: {error}");
-                self.context.recorder.warning(set, "FailedCreate", message);
-                return Err(Failure { reason: "FailedCreate", error });
-            }
-            left -= size;
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, key: &str, set: &Value, chosen: Vec<Arc<Value>>) -> Result<(), Failure> {
-        let client = self.context.client();
-        let mut failed = None;
-        for batch in chosen.chunks(PARALLEL) {
-            let deletes = batch.iter().map(|pod| async move {
-                let options = DeleteOptions::of(object::uid(pod));
-                let name = object::name(pod);
-                let deleted =
-                    client.delete(&Kind::PODS, object::namespace(pod), name, &options).await;
-                (name, deleted)
-            });
-            for (name, deleted) in futures_util::future::join_all(deletes).await {
-                match unless_gone(deleted) {
-                    Ok(Some(pod)) => {
-                        self.written.note(key, &pod);
-                        let message = format!("Deleted pod: {name}");
-                        self.context.recorder.normal(set, "SuccessfulDelete", message);
-                    }
-                    Ok(None) => {}
-                    Err(error) => failed = Some(error),
-                }
-            }
-        }
-        match failed {
-            None => Ok(()),
-            Some(error) => {
-                let message = format!("Error deleting: {error}");
-                self.context.recorder.warning(set, "FailedDelete", message);
-                Err(Failure { reason: "FailedDelete", error })
-            }
-        }
-    }
-
     /// Writes the status, if it changed.
     async fn report(
         &self,
@@ -223,7 +159,7 @@ impl Controller {
         let now = OffsetDateTime::now_utc();
         let min_ready = number(set, "spec.minReadySeconds").unwrap_or(0);
         let status = status(set, active, failure, now);
-        write_status(self.context.client(), &self.owner.resource, set, &status).await?;
+        write_status(self.control.context.client(), &self.owner.resource, set, &status).await?;
         if status["readyReplicas"] == status["availableReplicas"] {
             return Ok(Next::Change);
         }
@@ -237,12 +173,6 @@ impl Controller {
         // Times of pods are whole seconds.
         Ok(Next::After(wait + Duration::from_secs(1)))
     }
-}
-
-/// Pods could not be made or deleted.
-struct Failure {
-    reason: &'static str,
-    error: ClientError,
 }
 
 /// The status of a set with these active pods.
@@ -314,7 +244,11 @@ mod tests {
             early,
             json!({"replicas": 3, "fullyLabeledReplicas": 2, "readyReplicas": 1, "observedGeneration": 3})
         );
-        let error = ClientError { code: 403, reason: "Forbidden".into(), message: "no".into() };
+        let error = bulkhead_client::ClientError {
+            code: 403,
+            reason: "Forbidden".into(),
+            message: "no".into(),
+        };
         let failure = Failure { reason: "FailedCreate", error };
         let failed = status(&set, &active, Some(&failure), now + time::Duration::seconds(3));
         assert_eq!(failed["availableReplicas"], 1);

@@ -45,6 +45,52 @@ pub(in crate::kinds) const REPLICA_SET: &[Column] = &sets(selector);
 pub(in crate::kinds) const REPLICATION_CONTROLLER: &[Column] =
     &sets(|set| or_none(Selector::of_labels(&set["spec"]["selector"]).to_string()).into());
 
+pub(in crate::kinds) const STATEFUL_SET: &[Column] = &[
+    NAME,
+    column("Ready", |set| {
+        let (ready, wanted) = (number(set, "status.readyReplicas"), number(set, "spec.replicas"));
+        format!("{ready}/{wanted}").into()
+    }),
+    AGE,
+    wide("Containers", containers),
+    wide("Images", images),
+];
+
+pub(in crate::kinds) const DAEMON_SET: &[Column] = &[
+    NAME,
+    integer("Desired", |set| number(set, "status.desiredNumberScheduled").into()),
+    integer("Current", |set| number(set, "status.currentNumberScheduled").into()),
+    integer("Ready", |set| number(set, "status.numberReady").into()),
+    integer("Up-to-date", |set| number(set, "status.updatedNumberScheduled").into()),
+    integer("Available", |set| number(set, "status.numberAvailable").into()),
+    column("Node Selector", |set| {
+        or_none(Selector::of_labels(&set["spec"]["template"]["spec"]["nodeSelector"]).to_string())
+            .into()
+    }),
+    AGE,
+    wide("Containers", containers),
+    wide("Images", images),
+    wide("Selector", selector),
+];
+
+pub(in crate::kinds) const CONTROLLER_REVISION: &[Column] = &[
+    NAME,
+    column("Controller", |revision| {
+        let owners = list(revision, "metadata.ownerReferences");
+        let Some(owner) = owners.iter().find(|owner| owner["controller"] == true) else {
+            return "<none>".into();
+        };
+        let kind = text(owner, "kind").to_lowercase();
+        match text(owner, "apiVersion").split_once('/') {
+            Some((group, _)) => format!("{kind}.{group}/{}", text(owner, "name")),
+            None => format!("{kind}/{}", text(owner, "name")),
+        }
+        .into()
+    }),
+    integer("Revision", |revision| number(revision, "revision").into()),
+    AGE,
+];
+
 pub(super) fn number(object: &Value, path: &str) -> i64 {
     at(object, path).and_then(Value::as_i64).unwrap_or(0)
 }

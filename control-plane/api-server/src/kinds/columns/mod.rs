@@ -13,7 +13,9 @@ mod rbac;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-pub(super) use self::apps::{DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER};
+pub(super) use self::apps::{
+    CONTROLLER_REVISION, DAEMON_SET, DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET,
+};
 pub(super) use self::batch::JOB;
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
