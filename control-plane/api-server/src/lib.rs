@@ -18,6 +18,7 @@
 pub mod api;
 pub mod auth;
 pub mod body;
+pub mod cidr;
 pub mod custom;
 pub mod discovery;
 pub mod encryption;
@@ -34,6 +35,7 @@ pub mod object;
 pub mod openapi;
 pub mod options;
 pub mod output;
+mod own_service;
 pub mod patch;
 pub mod pki;
 pub mod resource;

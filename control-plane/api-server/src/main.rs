@@ -1,17 +1,20 @@
 //! `bulkhead-api-server`: makes a cluster's certificates and serves its API.
 
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bulkhead_api_server::serve::Secrets;
-use bulkhead_api_server::serve::Server;
+use bulkhead_api_server::cidr::Ipv4Range;
+use bulkhead_api_server::serve::{Options, Secrets, Server};
 use bulkhead_api_server::{encryption, pki};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// As in Kubernetes' own installers.
+const SERVICE_RANGE: &str = "10.96.0.0/12";
 
 /// Kubernetes API server, scheduler and controllers of one cluster.
 #[derive(Debug, Parser)]
@@ -34,6 +37,10 @@ enum Command {
         /// The host's name, for its client certificate [default: the system's].
         #[arg(long)]
         host: Option<String>,
+        /// Where Services get their addresses from: the API server's certificate is also for the
+        /// first.
+        #[arg(long, value_name = "CIDR", default_value = SERVICE_RANGE)]
+        service_cluster_ip_range: Ipv4Range,
     },
     /// Serves until SIGTERM or SIGINT.
     Serve {
@@ -43,6 +50,13 @@ enum Command {
         /// The address to listen on.
         #[arg(long)]
         listen: SocketAddr,
+        /// The address at which pods and other API servers reach this one
+        /// [default: the one to listen on].
+        #[arg(long)]
+        advertise_address: Option<IpAddr>,
+        /// Where Services get their addresses from. A cluster keeps the range that it was made with.
+        #[arg(long, value_name = "CIDR", default_value = SERVICE_RANGE)]
+        service_cluster_ip_range: Ipv4Range,
         /// An inherited file descriptor that gets the line `ready ADDRESS` when the API answers.
         #[arg(long)]
         ready_fd: Option<RawFd>,
@@ -87,12 +101,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Init { dir, name, host } => {
+        Command::Init { dir, name, host, service_cluster_ip_range } => {
             let host = match host {
                 Some(host) => host,
                 None => system_host_name(),
             };
-            Ok(pki::init(&dir, &name, &host)?)
+            Ok(pki::init(&dir, &name, &host, service_cluster_ip_range.nth(0))?)
         }
         Command::RotateSecretsKey { dir } => {
             println!("{}", encryption::rotate(&dir.join("pki"))?);
@@ -102,7 +116,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", pki::kubeconfig(&dir.join("pki"), &name, &server)?);
             Ok(())
         }
-        Command::Serve { dir, listen, ready_fd } => {
+        Command::Serve { dir, listen, advertise_address, service_cluster_ip_range, ready_fd } => {
+            let options = Options {
+                dir,
+                listen,
+                advertise: advertise_address,
+                service_range: service_cluster_ip_range,
+            };
             // Two workers: one may be busy with a long list while the other answers.
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -110,7 +130,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 .enable_all()
                 .build()
                 .context("cannot start threads")?
-                .block_on(serve(dir, listen, ready_fd))
+                .block_on(serve(options, ready_fd))
         }
     }
 }
@@ -119,10 +139,10 @@ fn system_host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-async fn serve(dir: PathBuf, listen: SocketAddr, ready_fd: Option<RawFd>) -> anyhow::Result<()> {
+async fn serve(options: Options, ready_fd: Option<RawFd>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::open(&dir, listen).await?;
+    let server = Server::open(options).await?;
     let address = server.address()?;
     tracing::info!(%address, "listening");
     if let Some(fd) = ready_fd {

@@ -5,6 +5,8 @@
 pub enum NameRule {
     /// At most 63 of `a-z0-9-`, alphanumeric at both ends.
     Label,
+    /// A label that begins with a letter, RFC 1035.
+    Rfc1035Label,
     /// Labels joined by dots, at most 253 characters.
     Subdomain,
     /// Whatever can be one segment of a path.
@@ -13,6 +15,9 @@ pub enum NameRule {
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric \
     characters or '-', and must start and end with an alphanumeric character";
+const RFC_1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters \
+    or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
+    'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
     characters, '-' or '.', and must start and end with an alphanumeric character";
 
@@ -21,15 +26,23 @@ impl NameRule {
     #[must_use]
     pub fn violation(self, name: &str) -> Option<&'static str> {
         match self {
-            Self::Label if name.len() > 63 => Some("must be no more than 63 characters"),
+            Self::Label | Self::Rfc1035Label if name.len() > 63 => {
+                Some("must be no more than 63 characters")
+            }
             Self::Label if !is_label(name) => Some(LABEL),
+            Self::Rfc1035Label
+                if !is_label(name)
+                    || !name.starts_with(|first: char| first.is_ascii_lowercase()) =>
+            {
+                Some(RFC_1035_LABEL)
+            }
             Self::Subdomain if name.len() > 253 => Some("must be no more than 253 characters"),
             Self::Subdomain if !name.split('.').all(is_part) => Some(SUBDOMAIN),
             Self::PathSegment if matches!(name, "" | "." | "..") => {
                 Some("may not be empty, '.' or '..'")
             }
             Self::PathSegment if name.contains(['/', '%']) => Some("may not contain '/' or '%'"),
-            Self::Label | Self::Subdomain | Self::PathSegment => None,
+            Self::Label | Self::Rfc1035Label | Self::Subdomain | Self::PathSegment => None,
         }
     }
 }
@@ -61,6 +74,43 @@ pub fn is_qualified(key: &str) -> bool {
     !name.is_empty() && is_label_value(name)
 }
 
+/// Why `name` cannot be the name of a port, by which others refer to it.
+#[must_use]
+pub fn port_name_violation(name: &str) -> Option<&'static str> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if name.len() > 15 {
+        Some("must be no more than 15 characters")
+    } else if name.is_empty() || !name.bytes().all(inner) {
+        Some(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), and not be empty",
+        )
+    } else if !name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        Some("must contain at least one letter (a-z)")
+    } else if name.contains("--") {
+        Some("must not contain consecutive hyphens")
+    } else if name.starts_with('-') || name.ends_with('-') {
+        Some("must not begin or end with a hyphen")
+    } else {
+        None
+    }
+}
+
+/// What is said of a text that is not [one of addresses](is_cidr).
+pub const NO_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// Whether `text` is a range of addresses: an address and the length of its prefix in bits.
+#[must_use]
+pub fn is_cidr(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else { return false };
+    let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    let most = match address.parse() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    digits && length.parse::<u8>().is_ok_and(|length| length <= most)
+}
+
 /// Whether `value` can be a label's value.
 #[must_use]
 pub fn is_label_value(value: &str) -> bool {
@@ -88,8 +138,26 @@ mod tests {
         for bad in ["", "..", "a/b", "a%2f"] {
             assert!(NameRule::PathSegment.violation(bad).is_some(), "{bad}");
         }
+        assert_eq!(NameRule::Rfc1035Label.violation("a-1"), None);
+        assert!(NameRule::Rfc1035Label.violation("1-a").is_some());
+        for good in ["http", "a1", "1a"] {
+            assert_eq!(port_name_violation(good), None, "{good}");
+        }
+        for bad in ["", "80", "a--b", "-a", "Http", "sixteen-letters-"] {
+            assert!(port_name_violation(bad).is_some(), "{bad}");
+        }
         assert!(NameRule::Label.violation("a.b").is_some());
         assert!(NameRule::Label.violation(&"a".repeat(64)).is_some());
+    }
+
+    #[test]
+    fn ranges_of_addresses() {
+        for good in ["10.0.0.0/8", "0.0.0.0/0", "fd00::/64"] {
+            assert!(is_cidr(good), "{good}");
+        }
+        for bad in ["10.0.0.0", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/+8", "/8", "x/8"] {
+            assert!(!is_cidr(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -44,11 +45,12 @@ const DAY: time::Duration = time::Duration::DAY;
 const VALIDITY: time::Duration = time::Duration::days(3650);
 
 /// Makes what is missing of the PKI in `dir`: `ca`, `apiserver`, `admin`, `host` and `kubelet`,
-/// each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept.
+/// each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept. `service` is
+/// the address by which pods reach the API server.
 ///
 /// # Errors
 /// If a file cannot be read or written, or is not what its name says.
-pub fn init(dir: &Path, cluster: &str, hostname: &str) -> Result<()> {
+pub fn init(dir: &Path, cluster: &str, hostname: &str, service: Ipv4Addr) -> Result<()> {
     fs::create_dir_all(dir).map_err(|source| PkiError::File { path: dir.into(), source })?;
     let ca_key = key(&dir.join("ca.key"))?;
     let ca_path = dir.join("ca.crt");
@@ -76,6 +78,8 @@ pub fn init(dir: &Path, cluster: &str, hostname: &str) -> Result<()> {
     ];
     names.extend(local);
     names.push(hostname);
+    let service = service.to_string();
+    names.push(&service);
     let host_user = format!("system:host:{hostname}");
     key(&dir.join("sa.key"))?;
     leaf(dir, "apiserver", &ca, ("kube-apiserver", None), &names, both)?;
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     fn init_is_idempotent_and_keys_are_private() {
         let dir = tempfile::tempdir().unwrap();
-        init(dir.path(), "demo", "box").unwrap();
+        init(dir.path(), "demo", "box", Ipv4Addr::new(10, 96, 0, 1)).unwrap();
         let files = || {
             let mut files: Vec<_> = fs::read_dir(dir.path())
                 .unwrap()
@@ -213,7 +217,7 @@ mod tests {
         let first = files();
         assert_eq!(first.len(), 11);
         fs::remove_file(dir.path().join("admin.crt")).unwrap();
-        init(dir.path(), "demo", "box").unwrap();
+        init(dir.path(), "demo", "box", Ipv4Addr::new(10, 96, 0, 1)).unwrap();
         let second = files();
         assert_eq!(second.len(), 11);
         for ((path, before), (_, after)) in first.iter().zip(&second) {

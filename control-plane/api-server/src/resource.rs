@@ -62,6 +62,8 @@ pub struct Behaviour {
     pub default: fn(&mut Value),
     /// Prepares an object that is being created, before defaults.
     pub prepare_create: fn(&mut Value),
+    /// Prepares the first object, which replaces the second, before defaults.
+    pub prepare_update: fn(&mut Value, &Value),
     /// Reports what is wrong with an object.
     pub validate: fn(&Value, &mut Vec<Cause>),
     /// Reports what may not change from the second object to the first.
@@ -87,6 +89,7 @@ impl Behaviour {
     pub const PLAIN: Self = Self {
         default: |_| {},
         prepare_create: |_| {},
+        prepare_update: |_, _| {},
         validate: |_, _| {},
         validate_update: |_, _, _| {},
         name: crate::names::NameRule::Subdomain,

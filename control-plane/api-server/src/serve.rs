@@ -1,8 +1,8 @@
 //! Puts the server together: store, keys, the HTTP front, and what runs beside it, which is
 //! housekeeping, scheduler and controllers.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +14,18 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::api::Api;
+use crate::api::{Api, services};
 use crate::auth::authorizer::Authorizer;
 use crate::auth::keys::{Keys, KeysError};
 use crate::auth::rbac::{aggregation, bootstrap};
 use crate::auth::token::Tokens;
+use crate::cidr::Ipv4Range;
 use crate::custom::CustomResources;
 use crate::encryption::{self, EncryptionError};
 use crate::http::{Front, connection};
 use crate::kubelet::Kubelets;
 use crate::local::LocalClient;
+use crate::own_service::{self, OwnService};
 use crate::status::Status;
 use crate::tls::{self, TlsError};
 use crate::{first_objects, housekeeping, kinds};
@@ -54,6 +56,19 @@ pub enum ServeError {
     Bootstrap(#[from] Status),
 }
 
+/// What a server is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The cluster's directory: `pki/` and `store.db`.
+    pub dir: PathBuf,
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The address at which pods and other servers reach it; that it listens on if unset.
+    pub advertise: Option<IpAddr>,
+    /// Where Services get their addresses from, in a cluster that is new.
+    pub service_range: Ipv4Range,
+}
+
 /// A server that listens.
 #[derive(Debug)]
 pub struct Server {
@@ -65,6 +80,7 @@ pub struct Server {
     custom: Arc<CustomResources>,
     root_certificate: Arc<str>,
     secrets: Secrets,
+    own_service: OwnService,
 }
 
 /// How secrets are encrypted, and with what from now on.
@@ -86,11 +102,12 @@ impl Secrets {
 }
 
 impl Server {
-    /// Opens the cluster in `dir` (`pki/`, `store.db`) and listens on `address`.
+    /// Opens a cluster and listens.
     ///
     /// # Errors
     /// If that is not possible; the message says what to do.
-    pub async fn open(dir: &Path, address: SocketAddr) -> Result<Self, ServeError> {
+    pub async fn open(options: Options) -> Result<Self, ServeError> {
+        let Options { dir, listen: address, advertise, service_range } = options;
         let listener =
             TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))?;
         let tls = tls::load(&dir.join("pki"))?;
@@ -117,13 +134,29 @@ impl Server {
         aggregation::settle(&api, &authorizer).await?;
         let keys = Keys::load(&pki)?;
         let address = listener.local_addr().map_err(|error| ServeError::Listen(address, error))?;
+        let advertised = match advertise {
+            Some(ip) => SocketAddr::new(ip, address.port()),
+            None => own_service::advertised(address),
+        };
+        let own_service = OwnService::new(api.clone(), advertised, service_range);
+        own_service.make_range().await?;
         let tokens = Tokens::new(api.clone(), keys, address);
         let kubelets = Kubelets::new(tls.client);
         let front =
             Front::new(api.clone(), Arc::clone(&authorizer), tokens, Arc::clone(&custom), kubelets);
         let root_certificate = root_certificate.into();
         let tls = tls.server;
-        Ok(Self { listener, tls, front, api, authorizer, custom, root_certificate, secrets })
+        Ok(Self {
+            listener,
+            tls,
+            front,
+            api,
+            authorizer,
+            custom,
+            root_certificate,
+            secrets,
+            own_service,
+        })
     }
 
     /// How secrets are encrypted.
@@ -145,6 +178,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut own = JoinSet::new();
         own.spawn(housekeeping::run(self.api.clone()));
+        own.spawn(services::keep_repaired(self.api.clone()));
+        own.spawn(self.own_service.clone().run());
         own.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
         own.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
         let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
@@ -172,6 +207,9 @@ impl Server {
             () = stop => {}
         }
         drop(own);
+        if let Err(error) = self.own_service.leave().await {
+            tracing::warn!(%error, "leaving the Service kubernetes");
+        }
         scheduler.abort();
         drop(controllers);
     }

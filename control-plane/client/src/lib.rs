@@ -5,7 +5,7 @@
 //! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
 //! [`Cache`], and tell of changes. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`]
 //! amounts, [`Selector`] label selectors, [`RequiredNodes`] and [`Toleration`] which nodes a pod may
-//! run on.
+//! run on; [`quota`] counts what ResourceQuotas limit.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod client;
 mod informer;
 mod node_selector;
 pub mod object;
+pub mod quota;
 mod recorder;
 mod requirement;
 mod selector;

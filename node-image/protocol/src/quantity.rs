@@ -74,6 +74,33 @@ impl Quantity {
         times.map_or(0, |times| u64::try_from(times).unwrap_or(u64::MAX))
     }
 
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, more: Self) -> Self {
+        Self { nano: self.nano.saturating_add(more.nano) }
+    }
+
+    /// What is left without `less`; nothing if that is more.
+    #[must_use]
+    pub const fn minus(self, less: Self) -> Self {
+        Self { nano: self.nano.saturating_sub(less.nano) }
+    }
+
+    /// As an amount of bytes is written: with the largest suffix (`Ki` to `Ei`) that leaves it
+    /// whole.
+    #[must_use]
+    pub fn to_binary(self) -> String {
+        let whole = self.nano.is_multiple_of(NANO).then_some(self.nano / NANO);
+        let suffixes = ["Ei", "Pi", "Ti", "Gi", "Mi", "Ki"];
+        let of = |value: u128| {
+            suffixes.iter().zip((1..=6u32).rev()).find_map(|(suffix, power)| {
+                let unit = 1u128 << (10 * power);
+                value.is_multiple_of(unit).then(|| format!("{}{suffix}", value / unit))
+            })
+        };
+        whole.filter(|value| *value > 0).and_then(of).unwrap_or_else(|| self.to_string())
+    }
+
     /// Whether it is nothing.
     #[must_use]
     pub const fn is_zero(self) -> bool {
@@ -214,6 +241,16 @@ mod tests {
         assert!(matches!("-1".parse::<Quantity>(), Err(QuantityError::Negative(_))));
         for text in ["8Ei", "1e30", "99999999999999999999999999999999999999999"] {
             assert!(matches!(text.parse::<Quantity>(), Err(QuantityError::TooLarge(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn sums_and_bytes() {
+        assert_eq!(parse("100m").plus(parse("1900m")), parse("2"));
+        assert_eq!(parse("2").minus(parse("500m")), parse("1500m"));
+        assert_eq!(parse("1").minus(parse("2")), parse("0"));
+        for text in ["1536Mi", "1Gi", "8Ki", "1000", "0", "500m"] {
+            assert_eq!(parse(text).to_binary(), text);
         }
     }
 

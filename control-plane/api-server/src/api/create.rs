@@ -96,6 +96,7 @@ impl Api {
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, &name, causes));
             }
+            let claims = self.claim(place, None, &mut object, options.dry_run).await?;
             let key = place.key(&name);
             let exists = Status::already_exists(resource.group, resource.plural, &name);
             if options.dry_run {
@@ -103,7 +104,9 @@ impl Api {
                 return if present.is_some() { Err(exists) } else { Ok(object) };
             }
             let value = encode(resource, &object)?;
-            match self.store.write(Write::Create { key, value }).await {
+            let written = self.store.write(Write::Create { key, value }).await;
+            self.settle(claims, written.is_ok()).await;
+            match written {
                 Ok(revision) => {
                     object["metadata"]["resourceVersion"] = revision.to_string().into();
                     return Ok(object);

@@ -4,6 +4,7 @@ use bulkhead_store::{StoreError, Write};
 use serde_json::Value;
 use time::OffsetDateTime;
 
+use super::services::Claims;
 use super::{ATTEMPTS, Api, CHANGED, List, Place, encode, store_failure};
 use crate::object;
 use crate::options::{DeleteOptions, ReadOptions};
@@ -56,6 +57,9 @@ impl Api {
             };
             match self.store.write(write).await {
                 Ok(revision) => {
+                    if gone {
+                        self.settle(Claims::of_gone(place, &current), true).await;
+                    }
                     let mut object = if gone { current } else { marked };
                     object["metadata"]["resourceVersion"] = revision.to_string().into();
                     return Ok(Deletion { object, gone });

@@ -10,6 +10,7 @@ mod found;
 mod metadata;
 mod read;
 mod scale;
+pub(crate) mod services;
 mod subresource;
 mod update;
 mod watch;

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::create::{check_namespace, check_type, validate};
 use super::metadata;
+use super::services::Claims;
 use super::{ATTEMPTS, Api, CHANGED, Place, encode, store_failure};
 use crate::managed::Operation;
 use crate::object;
@@ -96,16 +97,23 @@ impl Api {
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, name, causes));
             }
+            let released = is_released(resource.graceful_deletion, &object);
+            let claims = match released {
+                true => Claims::of_gone(place, &current),
+                false => self.claim(place, Some(&current), &mut object, options.dry_run).await?,
+            };
             if options.dry_run {
                 return Ok(object);
             }
-            let write = if is_released(resource.graceful_deletion, &object) {
+            let write = if released {
                 Write::Delete { key: key.clone(), expected }
             } else {
                 let value = encode(resource, &object)?;
                 Write::Update { key: key.clone(), value, expected }
             };
-            match self.store.write(write).await {
+            let written = self.store.write(write).await;
+            self.settle(claims, written.is_ok()).await;
+            match written {
                 Ok(revision) => {
                     let mut object = object;
                     object["metadata"]["resourceVersion"] = revision.to_string().into();
@@ -209,12 +217,24 @@ fn merge(
     if let Some(custom) = &resource.custom {
         custom.prepare(&mut object);
     }
+    if target == Target::Main {
+        (resource.behaviour.prepare_update)(&mut object, current);
+    }
     (resource.behaviour.default)(&mut object);
-    if resource.generation && target == Target::Main && object.get("spec") != current.get("spec") {
+    if resource.generation && target == Target::Main && !same_content(&object, current) {
         let generation = current["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
         object["metadata"]["generation"] = generation.into();
     }
     Ok(object)
+}
+
+/// Whether two objects differ in nothing but metadata and status.
+fn same_content(one: &Value, other: &Value) -> bool {
+    fn content(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        let all = object.as_object().into_iter().flatten();
+        all.filter(|(field, _)| !matches!(field.as_str(), "metadata" | "status"))
+    }
+    content(one).eq(content(other))
 }
 
 fn set(object: &mut Value, field: &str, value: Option<&Value>) {

@@ -6,19 +6,23 @@ mod batch;
 mod columns;
 mod core;
 mod daemon;
+mod discovery;
 mod event;
 mod extensions;
+mod networking;
 mod pod;
 pub(crate) mod policy;
 mod rbac;
 mod replication;
 mod review;
 mod revision;
+pub(crate) mod service;
 mod stateful;
 mod template;
 
 use columns as c;
 pub(crate) use columns::age;
+pub(crate) use networking::CIDR_FINALIZER;
 
 use crate::resource::{Behaviour, Registry, Resource, ScalePaths, Subresource};
 
@@ -68,12 +72,16 @@ pub(crate) const PLAIN: Resource = Resource {
 #[must_use]
 pub fn registry() -> Registry {
     let mut resources = core::resources();
+    resources.push(discovery::endpoints());
+    resources.push(service::resource());
     resources.push(replication::resource());
     resources.extend(apps::resources());
     resources.extend([stateful::resource(), daemon::resource(), revision::resource()]);
     resources.extend(batch::resources());
     resources.extend(policy::resources());
     resources.push(core::lease());
+    resources.push(discovery::slices());
+    resources.extend(networking::resources());
     resources.push(event::new_resource());
     resources.extend(rbac::resources());
     resources.extend(review::resources());

@@ -5,10 +5,12 @@ mod apps;
 mod batch;
 mod core;
 mod event;
+mod networking;
 mod node;
 mod pod;
 mod policy;
 mod rbac;
+mod service;
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -19,10 +21,12 @@ pub(super) use self::apps::{
 pub(super) use self::batch::JOB;
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
+pub(super) use self::networking::{IP_ADDRESS, SERVICE_CIDR};
 pub(super) use self::node::NODE;
 pub(super) use self::pod::POD;
 pub(super) use self::policy::{POD_DISRUPTION_BUDGET, PRIORITY_CLASS};
 pub(super) use self::rbac::BINDING;
+pub(super) use self::service::{ENDPOINT_SLICE, ENDPOINTS, SERVICE};
 use crate::object::{parse_time, text};
 use crate::resource::Column;
 
