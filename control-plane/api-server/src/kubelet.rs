@@ -1,15 +1,16 @@
 //! Logs, exec, attach and port-forward: the host's kubelet endpoint answers, this server passes it on.
 //!
 //! The connection to it is mutual TLS with the cluster's certificates. An upgraded connection
-//! (WebSocket) is copied byte for byte in both directions; its frames are the client's and the
+//! (WebSocket, SPDY) is copied byte for byte in both directions; its frames are the client's and the
 //! endpoint's business.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::client::conn::http1;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
@@ -22,15 +23,19 @@ use crate::object::{list, name, namespace, text};
 use crate::options::Query;
 use crate::status::{Result, Status};
 
-/// Headers that make a connection a WebSocket; the rest of a request's stays here.
-const PASSED: [HeaderName; 6] = [
+/// Headers that make a connection a WebSocket or SPDY; the rest of a request's stays here.
+const PASSED: [HeaderName; 7] = [
     header::CONNECTION,
     header::UPGRADE,
     header::SEC_WEBSOCKET_KEY,
     header::SEC_WEBSOCKET_VERSION,
     header::SEC_WEBSOCKET_PROTOCOL,
     header::SEC_WEBSOCKET_EXTENSIONS,
+    HeaderName::from_static("x-stream-protocol-version"),
 ];
+
+/// The longest reason for a refusal that is passed on, in bytes.
+const MAX_REASON: usize = 4 << 10;
 
 /// The way to the hosts' kubelet endpoints.
 pub struct Kubelets {
@@ -79,12 +84,9 @@ impl Kubelets {
             return Err(Status::bad_request("Upgrade request required"));
         }
         let mut sender = self.connect(node).await?;
-        let mut forwarded = Request::new(Full::<Bytes>::default());
+        let mut forwarded = to_endpoint(&uri)?;
         *forwarded.method_mut() =
             if subresource == "log" { Method::GET } else { request.method().clone() };
-        *forwarded.uri_mut() =
-            uri.parse::<Uri>().map_err(|error| Status::bad_request(error.to_string()))?;
-        forwarded.headers_mut().insert(header::HOST, header::HeaderValue::from_static("localhost"));
         if upgrades {
             for name in PASSED {
                 for value in request.headers().get_all(&name) {
@@ -92,18 +94,11 @@ impl Kubelets {
                 }
             }
         }
-        let failed = |error| Status::unavailable(format!("the host's kubelet endpoint: {error}"));
-        let mut answer = sender.send_request(forwarded).await.map_err(failed)?;
+        let mut answer = sender.send_request(forwarded).await.map_err(|error| failed(&error))?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let far = hyper::upgrade::on(&mut answer);
             let near = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                let (Ok(near), Ok(far)) = tokio::join!(near, far) else { return };
-                // Either side may hang up at any time: that ends both.
-                let _ =
-                    tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far))
-                        .await;
-            });
+            tokio::spawn(splice(near, far));
             let (parts, _) = answer.into_parts();
             return Ok(Response::from_parts(parts, crate::body::full(Bytes::new())));
         }
@@ -113,15 +108,34 @@ impl Kubelets {
         Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
     }
 
-    async fn connect(&self, node: &Value) -> Result<http1::SendRequest<Full<Bytes>>> {
+    /// A connection to `port` of `pod`, which is on `node`.
+    ///
+    /// # Errors
+    /// `ServiceUnavailable` if the endpoint cannot be reached, or the port in the pod.
+    pub async fn tcp(&self, pod: &Value, node: &Value, port: u16) -> Result<Upgraded> {
+        let namespace = namespace(pod).unwrap_or_default();
+        let mut request = to_endpoint(&format!("/connect/{namespace}/{}?port={port}", name(pod)))?;
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+        let mut sender = self.connect(node).await?;
+        let mut answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let why = Limited::new(answer.into_body(), MAX_REASON).collect().await;
+            let why = why.map(|why| why.to_bytes()).unwrap_or_default();
+            let why = String::from_utf8_lossy(&why);
+            return Err(Status::unavailable(format!("error trying to reach service: {why}")));
+        }
+        hyper::upgrade::on(&mut answer).await.map_err(|error| failed(&error))
+    }
+
+    /// A connection to the endpoint of `node`.
+    ///
+    /// # Errors
+    /// `ServiceUnavailable` if the endpoint cannot be reached.
+    pub async fn connect(&self, node: &Value) -> Result<http1::SendRequest<ResponseBody>> {
         let name = name(node);
-        let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
-        let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-        let port = port.ok_or_else(|| {
-            Status::unavailable(format!(
-                "node {name} has no kubelet endpoint; is its host running?"
-            ))
-        })?;
+        let port = port(node)?;
         let failed = |error: std::io::Error| {
             Status::unavailable(format!(
                 "the kubelet endpoint of node {name} at 127.0.0.1:{port}: {error}; is its host running?"
@@ -139,6 +153,53 @@ impl Kubelets {
         });
         Ok(sender)
     }
+}
+
+fn failed(error: &hyper::Error) -> Status {
+    Status::unavailable(format!("the host's kubelet endpoint: {error}"))
+}
+
+/// A request to an endpoint.
+fn to_endpoint(uri: &str) -> Result<Request<ResponseBody>> {
+    let mut request = Request::new(crate::body::full(Bytes::new()));
+    *request.uri_mut() =
+        uri.parse::<Uri>().map_err(|error| Status::bad_request(error.to_string()))?;
+    request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+    Ok(request)
+}
+
+/// Copies between two upgraded connections until either ends.
+pub(crate) async fn splice(near: OnUpgrade, far: OnUpgrade) {
+    let (Ok(near), Ok(far)) = tokio::join!(near, far) else { return };
+    // Either side may hang up at any time: that ends both.
+    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
+}
+
+/// The name of the node that a pod is on.
+///
+/// # Errors
+/// `BadRequest` if it is on none.
+pub(crate) fn node_name(pod: &Value) -> Result<&str> {
+    match text(pod, "spec.nodeName") {
+        "" => {
+            let message = format!("pod {} does not have a host assigned", name(pod));
+            Err(Status::bad_request(message))
+        }
+        node => Ok(node),
+    }
+}
+
+/// The port of a node's endpoint.
+///
+/// # Errors
+/// `ServiceUnavailable` if it has none.
+pub(crate) fn port(node: &Value) -> Result<u16> {
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    port.ok_or_else(|| {
+        let name = name(node);
+        Status::unavailable(format!("node {name} has no kubelet endpoint; is its host running?"))
+    })
 }
 
 /// The container that is meant: the one named, the one that the pod calls its default, or the

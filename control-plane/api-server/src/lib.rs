@@ -38,6 +38,7 @@ pub mod output;
 mod own_service;
 pub mod patch;
 pub mod pki;
+pub mod proxy;
 pub mod resource;
 pub mod route;
 pub mod schema;

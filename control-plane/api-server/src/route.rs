@@ -39,6 +39,20 @@ pub struct ResourcePath {
 }
 
 impl ResourcePath {
+    /// Whether it is passed on to what the object stands for, whatever follows.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        self.subresource.as_deref().is_some_and(|path| path.split('/').next() == Some("proxy"))
+    }
+
+    /// The segments before what a proxied request is for.
+    #[must_use]
+    pub const fn proxy_segments(&self) -> usize {
+        let group = if self.group.is_empty() { 2 } else { 3 };
+        let namespace = if self.namespace.is_some() { 2 } else { 0 };
+        group + namespace + 3
+    }
+
     /// What authorization calls a request of this path.
     #[must_use]
     pub fn action<'a>(&'a self, verb: &'a str, query: &'a Query) -> Action<'a> {
@@ -65,6 +79,15 @@ impl ResourcePath {
             name: self.name.as_deref().or_else(selected),
         }
     }
+}
+
+/// What follows the first `count` segments of a path, as it was sent: empty, or with a slash before.
+#[must_use]
+pub fn below(path: &str, count: usize) -> &str {
+    (0..count).fold(path, |rest, _| {
+        let segment = rest.trim_start_matches('/');
+        segment.find('/').and_then(|at| segment.get(at..)).unwrap_or_default()
+    })
 }
 
 impl Route {
@@ -148,6 +171,15 @@ mod tests {
         let lease = resource("/apis/coordination.k8s.io/v1/namespaces/n/leases");
         assert_eq!((lease.group.as_str(), lease.name), ("coordination.k8s.io", None));
         assert!(resource("/api/v1/watch/namespaces/default/pods").watch);
+        for (path, expected) in [
+            ("/api/v1/namespaces/n/pods/web:80/proxy/a%2Fb/?c", "/a%2Fb/?c"),
+            ("//api/v1/namespaces/n//pods/web/proxy/", "/"),
+            ("/api/v1/nodes/n1/proxy", ""),
+        ] {
+            let proxied = resource(path);
+            assert!(proxied.is_proxied());
+            assert_eq!(below(path, proxied.proxy_segments()), expected);
+        }
         assert!(matches!(Route::parse("/apis/apps/v1/"), Some(Route::Discovery { .. })));
         assert_eq!(Route::parse("/version/"), Some(Route::Other("/version".into())));
         assert_eq!(Route::parse("/api/v1/nodes/%ff"), None);

@@ -26,6 +26,7 @@ use crate::http::{Front, connection};
 use crate::kubelet::Kubelets;
 use crate::local::LocalClient;
 use crate::own_service::{self, OwnService};
+use crate::proxy::Proxy;
 use crate::status::Status;
 use crate::tls::{self, TlsError};
 use crate::{first_objects, housekeeping, kinds};
@@ -39,6 +40,9 @@ pub enum ServeError {
     /// The certificates cannot be used.
     #[error("{0}; `bulkhead-api-server init` makes them")]
     Tls(#[from] TlsError),
+    /// TLS to what is proxied to cannot be set up.
+    #[error("TLS to pods: {0}")]
+    Proxy(#[from] tokio_rustls::rustls::Error),
     /// The keys of tokens cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -141,9 +145,10 @@ impl Server {
         let own_service = OwnService::new(api.clone(), advertised, service_range);
         own_service.make_range().await?;
         let tokens = Tokens::new(api.clone(), keys, address);
-        let kubelets = Kubelets::new(tls.client);
-        let front =
-            Front::new(api.clone(), Arc::clone(&authorizer), tokens, Arc::clone(&custom), kubelets);
+        let kubelets = Arc::new(Kubelets::new(tls.client));
+        let proxy = Proxy::new(api.clone(), Arc::clone(&kubelets))?;
+        let (rights, kinds) = (Arc::clone(&authorizer), Arc::clone(&custom));
+        let front = Front::new(api.clone(), rights, tokens, kinds, kubelets, proxy);
         let root_certificate = root_certificate.into();
         let tls = tls.server;
         Ok(Self {

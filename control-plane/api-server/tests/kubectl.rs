@@ -1,5 +1,4 @@
-//! A real kubectl against the real server: the one that `KUBECTL` names, else the one that
-//! `ci/install-tools` puts into the workspace's `target/tools`.
+//! Real kubectls against the real server.
 
 mod common;
 
@@ -19,8 +18,17 @@ spec:
 
 #[tokio::test]
 async fn the_everyday_commands() {
+    everyday_commands("1.36").await;
+}
+
+#[tokio::test]
+async fn the_everyday_commands_of_an_older_kubectl() {
+    everyday_commands("1.33").await;
+}
+
+async fn everyday_commands(version: &str) {
     let cluster = Cluster::start();
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::version(version, &cluster);
     add_node(&mut cluster.admin().await, "n1", 1).await;
 
     assert!(kubectl.run("version").contains("Server Version"));
@@ -108,6 +116,52 @@ async fn the_everyday_commands() {
     assert!(kubectl.run("delete pod web --force").contains("force deleted"));
     let missing = kubectl.output(&["get", "pod", "web"]);
     assert!(String::from_utf8(missing.stderr).unwrap().contains("pods \"web\" not found"));
+}
+
+/// Debian's: it knows neither aggregated discovery nor OpenAPI v3, and validates by itself with what
+/// OpenAPI v2 says, in protobuf.
+#[tokio::test]
+async fn the_everyday_commands_of_a_very_old_kubectl() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::version("1.20", &cluster);
+    add_node(&mut cluster.admin().await, "n1", 1).await;
+
+    assert!(kubectl.run("version").contains("Server Version"));
+    let explained = kubectl.run("explain pod.spec.containers.resources");
+    for expected in ["RESOURCE: resources <Object>", "limits\t<map[string]string>"] {
+        assert!(explained.contains(expected), "{explained}");
+    }
+    let explained = kubectl.run("explain deployment.spec.strategy.rollingUpdate --recursive");
+    assert!(explained.contains("maxSurge\t<string>"), "{explained}");
+    let misspelt = kubectl.file("misspelt.yaml", &POD.replace("image:", "immage:"));
+    let refused = kubectl.output(&["create", "-f", &misspelt]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    let expected = "ValidationError(Pod.spec.containers[0]): unknown field \"immage\" in \
+                    io.k8s.api.core.v1.Container";
+    assert!(stderr.contains(expected), "{stderr}");
+
+    let file = kubectl.file("pod.yaml", POD);
+    assert_eq!(
+        kubectl.run(&format!("apply --dry-run=server -f {file}")),
+        "pod/web created (server dry run)\n"
+    );
+    assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web created\n");
+    assert!(kubectl.run(&format!("diff -f {file}")).is_empty());
+    let changed = kubectl.file("pod2.yaml", &POD.replace("busybox:1", "busybox:2"));
+    assert_eq!(kubectl.run(&format!("apply -f {changed}")), "pod/web configured\n");
+    assert!(kubectl.run("get pods -o wide").contains("web "));
+    assert!(kubectl.run("get all").contains("web "));
+    assert!(kubectl.run("describe pod web").contains("busybox:2"));
+    kubectl.run("label pod web tier=front");
+    assert_eq!(kubectl.run("get pods -l tier=front -o name"), "pod/web\n");
+    kubectl.run("create namespace made");
+    kubectl.run("create secret generic keys -n made --from-literal=k=v");
+    kubectl.run("create deployment none -n made --image=busybox --replicas=0");
+    kubectl.run("scale deployment none -n made --replicas=1");
+    assert_eq!(kubectl.run("get deployment none -n made -o jsonpath={.spec.replicas}"), "1");
+    assert_eq!(kubectl.run("auth can-i create pods"), "yes\n");
+    kubectl.run("cordon n1");
+    kubectl.run("delete pod web --force");
 }
 
 #[tokio::test]

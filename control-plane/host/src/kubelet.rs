@@ -17,7 +17,7 @@ mod resolver;
 mod spdy;
 mod status;
 mod streams;
-mod websocket;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::Path;

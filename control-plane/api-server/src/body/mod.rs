@@ -19,6 +19,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of every answer.
 pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
+/// Marks an answer that is another server's, to be passed on as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Foreign;
+
 /// A body that is there already.
 pub fn full(bytes: impl Into<Bytes>) -> ResponseBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
@@ -31,10 +35,10 @@ pub fn json(code: u16, value: &Value, media_type: &str) -> Response<ResponseBody
     encoded(code, serde_json::to_vec(value).unwrap_or_default(), media_type)
 }
 
-/// An answer of JSON that is encoded already.
+/// An answer that is encoded already.
 #[must_use]
-pub fn encoded(code: u16, json: Vec<u8>, media_type: &str) -> Response<ResponseBody> {
-    let mut response = Response::new(full(json));
+pub fn encoded(code: u16, bytes: Vec<u8>, media_type: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(full(bytes));
     *response.status_mut() =
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let media_type = HeaderValue::from_str(media_type)

@@ -27,10 +27,12 @@ pub(super) fn is_accepted(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Compresses an answer whose body is there and large; others, such as watches, pass unchanged.
+/// Compresses an answer of this server whose body is there and large; others, such as watches, pass
+/// unchanged.
 pub(super) async fn compress(response: Response<ResponseBody>) -> Result<Response<ResponseBody>> {
     let is_large = response.body().size_hint().exact().is_some_and(|size| size > THRESHOLD);
-    if !is_large || response.headers().contains_key(header::CONTENT_ENCODING) {
+    let is_foreign = response.extensions().get::<body::Foreign>().is_some();
+    if !is_large || is_foreign || response.headers().contains_key(header::CONTENT_ENCODING) {
         return Ok(response);
     }
     let (mut parts, body) = response.into_parts();

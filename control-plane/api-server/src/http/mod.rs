@@ -24,8 +24,9 @@ use crate::custom::CustomResources;
 use crate::kubelet::Kubelets;
 use crate::options::{Query, WriteOptions};
 use crate::output::Shape;
+use crate::proxy::Proxy;
 use crate::resource::Resource;
-use crate::route::{ResourcePath, Route};
+use crate::route::{self, ResourcePath, Route};
 use crate::status::{Result, Status};
 use crate::validation::Validation;
 use crate::{discovery, openapi};
@@ -45,20 +46,22 @@ pub struct Front {
     tokens: Tokens,
     custom: Arc<CustomResources>,
     kubelets: Arc<Kubelets>,
+    proxy: Arc<Proxy>,
 }
 
 impl Front {
     /// A front of `api` and its `custom` resources for whom `authorizer` lets in; logs, exec and
-    /// attach go to `kubelets`.
+    /// attach go to `kubelets`, and what is proxied goes through `proxy`.
     #[must_use]
     pub fn new(
         api: Api,
         authorizer: Arc<Authorizer>,
         tokens: Tokens,
         custom: Arc<CustomResources>,
-        kubelets: Kubelets,
+        kubelets: Arc<Kubelets>,
+        proxy: Proxy,
     ) -> Self {
-        Self { api, authorizer, tokens, custom, kubelets: Arc::new(kubelets) }
+        Self { api, authorizer, tokens, custom, kubelets, proxy: Arc::new(proxy) }
     }
 
     /// Answers a request over a connection on which a client certificate said who asks; without
@@ -183,7 +186,9 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let query = Query::parse(request.uri().query().unwrap_or(""));
-        let watch = path.watch || query.read_options().is_ok_and(|options| options.watch);
+        // A proxied request's query is not for this server.
+        let watch = !path.is_proxied()
+            && (path.watch || query.read_options().is_ok_and(|options| options.watch));
         let verb = verb(request.method(), path.name.is_some(), watch)?;
         self.authorizer.check(user, &path.action(verb, &query)).await?;
         let find = || self.api.registry().find(&path.group, &path.version, &path.plural);
@@ -204,6 +209,16 @@ impl Front {
         let place = Place::new(&resource, path.namespace.as_deref());
         if resource.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
             return Err(Status::method_not_allowed());
+        }
+        if path.is_proxied()
+            && let Some(name) = &path.name
+        {
+            if resource.subresource("proxy").is_none() {
+                return Err(Status::no_such_resource());
+            }
+            let asked = request.uri().path().to_owned();
+            let below = route::below(&asked, path.proxy_segments());
+            return self.proxy.pass(&place, name, below, request).await;
         }
         let admission = Admission { user, place: &place, authorizer: &self.authorizer };
         let target = match (path.subresource.as_deref(), path.name.as_deref()) {

@@ -9,7 +9,7 @@ use super::{Front, JSON, read_body, write_options};
 use crate::api::Place;
 use crate::auth::admission::Admission;
 use crate::body::{self, BoxError, ResponseBody};
-use crate::object;
+use crate::kubelet;
 use crate::options::Query;
 use crate::patch::Patch;
 use crate::status::{Result, Status};
@@ -81,11 +81,7 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let pod = self.api.get(place, name).await?;
-        let node = object::text(&pod, "spec.nodeName");
-        if node.is_empty() {
-            let message = format!("pod {name} does not have a host assigned");
-            return Err(Status::bad_request(message));
-        }
+        let node = kubelet::node_name(&pod)?;
         let nodes = self.api.registry().find("", "v1", "nodes");
         let nodes = nodes.ok_or_else(Status::no_such_resource)?;
         let node = self.api.get(&Place::new(&nodes, None), node).await?;

@@ -1,6 +1,6 @@
 //! The core group's kinds, and leases.
 
-use super::{PLAIN, columns as c, event, pod, status};
+use super::{PLAIN, columns as c, event, pod, proxy, status};
 use crate::names::NameRule;
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
@@ -32,6 +32,7 @@ const POD_SUBRESOURCES: &[Subresource] = &[
         group_version: None,
         verbs: &["create", "get"],
     },
+    proxy("PodProxyOptions"),
     status("Pod"),
 ];
 
@@ -40,7 +41,7 @@ const NAMESPACE_SUBRESOURCES: &[Subresource] = &[
     status("Namespace"),
 ];
 
-const NODE_SUBRESOURCES: &[Subresource] = &[status("Node")];
+const NODE_SUBRESOURCES: &[Subresource] = &[proxy("NodeProxyOptions"), status("Node")];
 
 /// A lease: what a node's host, or a leader, renews.
 pub(super) fn lease() -> Resource {

@@ -32,6 +32,12 @@ const fn status(kind: &'static str) -> Subresource {
     Subresource { name: "status", kind, group_version: None, verbs: STATUS_VERBS }
 }
 
+/// What a kind of objects that can be spoken to by HTTP has; `kind` is that of its options.
+const fn proxy(kind: &'static str) -> Subresource {
+    const VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+    Subresource { name: "proxy", kind, group_version: None, verbs: VERBS }
+}
+
 const SCALE: Subresource = Subresource {
     name: "scale",
     kind: "Scale",

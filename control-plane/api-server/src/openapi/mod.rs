@@ -4,7 +4,11 @@
 //! Documents are made when asked for, of the table of types ([`crate::schema`]); clients keep them
 //! by their hash.
 
+mod protobuf;
 mod schemas;
+mod v2;
+
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -17,11 +21,18 @@ use crate::schema::Shape;
 use crate::status::{Result, Status};
 use schemas::Schemas;
 
+/// How clients ask for protobuf: with an `@` in the name, which is none of a media type's letters.
+const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
 /// Answers a request for a path below `/openapi`. One that names a hash gets the document to keep
 /// for ever; one whose hash is not the document's is sent to the one that is.
 ///
 /// # Errors
-/// `NotFound` if there is no such document; `NotAcceptable` if the client takes no JSON.
+/// `NotFound` if there is no such document; `NotAcceptable` if the client takes no JSON, nor, of v2,
+/// protobuf.
 pub fn answer(
     registry: &Registry,
     path: &str,
@@ -29,21 +40,27 @@ pub fn answer(
     headers: &HeaderMap,
 ) -> Result<Response<ResponseBody>> {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
-    if !accept.is_empty() && !accept.contains("json") && !accept.contains("*/*") {
-        return Err(Status::not_acceptable("OpenAPI documents are application/json here"));
-    }
     let below = path.trim_start_matches("/openapi/v3").trim_start_matches('/');
     let (is_v2, is_index) = (path == "/openapi/v2", below.is_empty());
+    let as_protobuf = is_v2 && V2_PROTOBUF.iter().any(|known| accept.contains(known));
+    let takes_json = accept.is_empty() || accept.contains("json") || accept.contains("*/*");
+    if !takes_json && !as_protobuf {
+        return Err(Status::not_acceptable("OpenAPI documents are application/json here"));
+    }
     let hash = hash(registry, if is_v2 { "" } else { below });
     let asked = Query::parse(query).get("hash").map(str::to_owned);
-    let etag = format!("\"{hash}\"");
+    let etag = format!("\"{hash}{}\"", if as_protobuf { "-protobuf" } else { "" });
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == etag.as_str());
     let mut response = if known {
         let mut response = Response::new(body::full(""));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else if is_v2 {
-        body::json(200, &document_v2(registry), "application/json")
+        let document = v2::document(registry);
+        match as_protobuf {
+            true => body::encoded(200, protobuf::encode(&document), V2_PROTOBUF[1]),
+            false => body::json(200, &document, "application/json"),
+        }
     } else if is_index {
         body::json(200, &index(registry), "application/json")
     } else if asked.as_ref().is_some_and(|asked| *asked != hash) {
@@ -108,13 +125,25 @@ pub fn document(registry: &Registry, below: &str) -> Option<Value> {
         return None;
     }
     let mut schemas = Schemas::new("#/components/schemas/");
+    let paths = paths(&resources, &mut schemas);
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": env!("CARGO_PKG_VERSION")},
+        "paths": paths,
+        "components": {"schemas": schemas.finish()},
+    }))
+}
+
+/// The paths of resources, and what can be done there.
+fn paths(resources: &[Arc<Resource>], schemas: &mut Schemas) -> Map<String, Value> {
     let mut paths = Map::new();
     for resource in resources {
+        let below = group_path(resource.group, resource.version);
         let base = match resource.namespaced {
             true => format!("/{below}/namespaces/{{namespace}}/{}", resource.plural),
             false => format!("/{below}/{}", resource.plural),
         };
-        let kind = schemas.kind(&resource);
+        let kind = schemas.kind(resource);
         for subresource in resource.subresources {
             let path = format!("{base}/{{name}}/{}", subresource.name);
             let (group, version) =
@@ -122,7 +151,7 @@ pub fn document(registry: &Registry, below: &str) -> Option<Value> {
             let gvk = json!({"group": group, "version": version, "kind": subresource.kind});
             paths.insert(path, verbs(subresource.verbs, &gvk, None));
         }
-        let gvk = gvk(&resource);
+        let gvk = gvk(resource);
         if resource.namespaced {
             let all = format!("/{below}/{}", resource.plural);
             paths.insert(all, verbs(&["list"], &gvk, Some(&kind)));
@@ -134,27 +163,7 @@ pub fn document(registry: &Registry, below: &str) -> Option<Value> {
         let item = verbs(&["get", "update", "patch", "delete"], &gvk, Some(&kind));
         paths.insert(format!("{base}/{{name}}"), item);
     }
-    Some(json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": env!("CARGO_PKG_VERSION")},
-        "paths": paths,
-        "components": {"schemas": schemas.finish()},
-    }))
-}
-
-/// The document at `/openapi/v2`: the types of all kinds.
-#[must_use]
-pub fn document_v2(registry: &Registry) -> Value {
-    let mut schemas = Schemas::new("#/definitions/");
-    for resource in registry.iter() {
-        schemas.kind(&resource);
-    }
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": env!("CARGO_PKG_VERSION")},
-        "paths": {},
-        "definitions": schemas.finish(),
-    })
+    paths
 }
 
 fn group_path(group: &str, version: &str) -> String {

@@ -1,20 +1,21 @@
-//! A real kubectl: the one that `KUBECTL` names, else the one that `ci/install-tools` puts into the
-//! workspace's `target/tools`.
+//! A real kubectl: of those that `ci/install-tools` puts into the workspace's `target/tools`.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use super::Cluster;
 
-/// Where it is.
-pub(crate) fn binary() -> PathBuf {
-    let installed =
-        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/kubectl-1.36").into();
-    let binary = std::env::var_os("KUBECTL").unwrap_or_else(installed);
+/// The version that tests use which say nothing of it.
+const NEWEST: &str = "1.36";
+
+/// Where a version of it is.
+fn binary(version: &str) -> PathBuf {
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools");
+    let binary = PathBuf::from(tools).join(format!("kubectl-{version}"));
     let version = Command::new(&binary).args(["version", "--client"]).output();
     let works = version.is_ok_and(|output| output.status.success());
     assert!(works, "{} does not run: ci/install-tools installs it", binary.display());
-    binary.into()
+    binary
 }
 
 /// It, with a cluster's kubeconfig.
@@ -26,10 +27,15 @@ pub(crate) struct Kubectl<'a> {
 impl<'a> Kubectl<'a> {
     /// Writes the admin's kubeconfig into the cluster's directory.
     pub(crate) fn new(cluster: &'a Cluster) -> Self {
+        Self::version(NEWEST, cluster)
+    }
+
+    /// As [`new`](Self::new), of a version.
+    pub(crate) fn version(version: &str, cluster: &'a Cluster) -> Self {
         let server = format!("https://{}", cluster.address);
         let config =
             bulkhead_api_server::pki::kubeconfig(&cluster.pki(""), "test", &server).unwrap();
-        let kubectl = Self { binary: binary(), cluster };
+        let kubectl = Self { binary: binary(version), cluster };
         kubectl.file("kubeconfig", &config);
         kubectl
     }

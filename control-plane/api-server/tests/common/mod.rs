@@ -4,6 +4,7 @@
 
 pub(crate) mod hollow;
 pub(crate) mod kubectl;
+pub(crate) mod kubelet;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -19,7 +20,10 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
@@ -129,6 +133,25 @@ pub(crate) fn tls(cluster: &Cluster, user: Option<&str>) -> ClientConfig {
     }
 }
 
+/// TLS as the admin.
+pub(crate) async fn connect(cluster: &Cluster) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(cluster.address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(tls(cluster, Some("admin"))));
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+}
+
+/// Reads until what came ends with `expected`, and gives all of it.
+pub(crate) async fn read_until(stream: &mut TlsStream<TcpStream>, expected: &str) -> String {
+    let mut seen = String::new();
+    while !seen.ends_with(expected) {
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(count, 0, "{seen}");
+        seen.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+    }
+    seen
+}
+
 /// One connection.
 pub(crate) struct Client {
     sender: http1::SendRequest<Full<Bytes>>,
@@ -136,7 +159,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(cluster: &Cluster, user: Option<&str>) -> Self {
-        let stream = tokio::net::TcpStream::connect(cluster.address).await.unwrap();
+        let stream = TcpStream::connect(cluster.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(tls(cluster, user)));
         let name = ServerName::try_from("localhost").unwrap();
         let stream = connector.connect(name, stream).await.unwrap();

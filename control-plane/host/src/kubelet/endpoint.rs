@@ -7,11 +7,13 @@ use std::sync::Arc;
 use bulkhead_host_api::ApiError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::WebPkiClientVerifier;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -19,6 +21,7 @@ use super::Context;
 use super::client::{KubeError, certs, key, roots};
 use super::{port_forward, streams};
 use crate::fault;
+use crate::vm::NodeState;
 
 /// The endpoint, listening.
 pub(super) struct Endpoint {
@@ -83,9 +86,22 @@ fn tls(pki: &Path) -> Result<rustls::ServerConfig, KubeError> {
         .map_err(|error| failed(&error))
 }
 
-/// What the endpoint is asked for: `/VERB/NAMESPACE/POD/CONTAINER?…`; `portForward` has no container.
+/// What the endpoint is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// `/nodes/NODE/healthz`
+    Health { node: String },
+    /// `/nodes/NODE/pods`
+    Pods { node: String },
+    /// `/VERB/NAMESPACE/POD/CONTAINER?…`, or the same below `/nodes/NODE`; some verbs have no container.
+    Stream { verb: String, target: Target },
+}
+
+/// The container or the pod that is meant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
+    /// The node that it must be on, if the path names one.
+    pub(super) node: Option<String>,
     pub(super) namespace: String,
     pub(super) pod: String,
     pub(super) container: String,
@@ -102,15 +118,32 @@ impl Target {
     }
 }
 
-/// Verb and target of a request.
-fn parse(path: &str, query: &str) -> Option<(String, Target)> {
-    let mut parts = path.strip_prefix('/')?.split('/').map(decode);
-    let mut part = || parts.next().flatten().filter(|part| !part.is_empty());
-    let (verb, namespace, pod) = (part()?, part()?, part()?);
-    let container = if verb == "portForward" { String::new() } else { part()? };
-    if parts.next().is_some() {
+fn parse(path: &str, query: &str) -> Option<Asked> {
+    let parts = path.strip_prefix('/')?.split('/').map(decode);
+    let parts: Vec<String> = parts.collect::<Option<_>>()?;
+    if parts.iter().any(String::is_empty) {
         return None;
     }
+    let (node, parts) = match parts.as_slice() {
+        [nodes, node, rest @ ..] if nodes == "nodes" => (Some(node.clone()), rest),
+        all => (None, all),
+    };
+    let (verb, namespace, pod, container) = match (node, parts) {
+        (Some(node), [path]) => {
+            return match path.as_str() {
+                "healthz" => Some(Asked::Health { node }),
+                "pods" => Some(Asked::Pods { node }),
+                _ => None,
+            };
+        }
+        (node, [verb, namespace, pod]) if matches!(verb.as_str(), "portForward" | "connect") => {
+            ((node, verb), namespace, pod, String::new())
+        }
+        (node, [verb, namespace, pod, container]) => {
+            ((node, verb), namespace, pod, container.clone())
+        }
+        _ => return None,
+    };
     let query = query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -119,7 +152,12 @@ fn parse(path: &str, query: &str) -> Option<(String, Target)> {
             Some((decode(&key.replace('+', " "))?, decode(&value.replace('+', " "))?))
         })
         .collect::<Option<_>>()?;
-    Some((verb, Target { namespace, pod, container, query }))
+    let (node, verb) = verb;
+    let (namespace, pod) = (namespace.clone(), pod.clone());
+    Some(Asked::Stream {
+        verb: verb.clone(),
+        target: Target { node, namespace, pod, container, query },
+    })
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -152,16 +190,42 @@ pub(super) fn text(status: StatusCode, message: impl Into<String>) -> Response<B
 }
 
 async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Response<Body> {
-    let parsed = parse(request.uri().path(), request.uri().query().unwrap_or_default());
-    let Some((verb, target)) = parsed else {
-        return text(StatusCode::NOT_FOUND, "no such path");
-    };
-    match verb.as_str() {
-        "containerLogs" => streams::logs(&context, &target).await,
-        "exec" => streams::exec(&context, target, request).await,
-        "attach" => streams::attach(&context, target, request).await,
-        "portForward" => port_forward::serve(&context, &target, request),
-        _ => text(StatusCode::NOT_FOUND, "no such path"),
+    let none = || text(StatusCode::NOT_FOUND, "404 page not found\n");
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    match parse(path, query) {
+        Some(Asked::Health { node }) => health(&context, &node),
+        Some(Asked::Pods { node }) => {
+            let list = json!({
+                "kind": "PodList",
+                "apiVersion": "v1",
+                "metadata": {},
+                "items": context.pods.on(&node),
+            });
+            let mut response = text(StatusCode::OK, list.to_string());
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, json);
+            response
+        }
+        Some(Asked::Stream { verb, target }) => match verb.as_str() {
+            "containerLogs" => streams::logs(&context, &target).await,
+            "exec" => streams::exec(&context, target, request).await,
+            "attach" => streams::attach(&context, target, request).await,
+            "portForward" => port_forward::serve(&context, &target, request),
+            "connect" => port_forward::connect(&context, &target, request).await,
+            _ => none(),
+        },
+        None => none(),
+    }
+}
+
+/// Whether a node is up.
+fn health(context: &Context, node: &str) -> Response<Body> {
+    let is_up =
+        context.node(node).is_some_and(|node| matches!(&*node.state().borrow(), NodeState::Up(_)));
+    if is_up {
+        text(StatusCode::OK, "ok")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("node {node} is not up"))
     }
 }
 
@@ -169,21 +233,43 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Response<B
 mod tests {
     use super::*;
 
+    fn stream(path: &str, query: &str) -> Option<(String, Target)> {
+        match parse(path, query) {
+            Some(Asked::Stream { verb, target }) => Some((verb, target)),
+            _ => None,
+        }
+    }
+
     #[test]
     fn commands_come_apart_as_they_were_put_together() {
         let (verb, target) =
-            parse("/exec/default/p/c", "command=sh&command=-c&command=echo+%2B%20x&tty=true")
+            stream("/exec/default/p/c", "command=sh&command=-c&command=echo+%2B%20x&tty=true")
                 .unwrap();
         assert_eq!((verb.as_str(), target.pod.as_str()), ("exec", "p"));
         let commands: Vec<_> =
             target.query.iter().filter(|(k, _)| k == "command").map(|(_, v)| v.as_str()).collect();
         assert_eq!(commands, ["sh", "-c", "echo + x"]);
         assert!(target.flag("tty") && !target.flag("input"));
-        let (_, forwarded) = parse("/portForward/default/p", "ports=80").unwrap();
+        let (_, forwarded) = stream("/portForward/default/p", "ports=80").unwrap();
         assert_eq!((forwarded.pod.as_str(), forwarded.container.as_str()), ("p", ""));
-        assert_eq!(parse("/portForward/default/p/c", ""), None);
-        assert_eq!(parse("/exec/default/p", ""), None);
-        assert_eq!(parse("/exec/default/p/c/d", ""), None);
-        assert_eq!(parse("/exec//p/c", ""), None);
+        for wrong in
+            ["/portForward/default/p/c/d", "/exec/default/p", "/exec/default/p/c/d", "/exec//p/c"]
+        {
+            assert_eq!(parse(wrong, ""), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_own_paths_lie_below_its_name() {
+        let node = || "n1".to_owned();
+        assert_eq!(parse("/nodes/n1/healthz", ""), Some(Asked::Health { node: node() }));
+        assert_eq!(parse("/nodes/n1/pods", ""), Some(Asked::Pods { node: node() }));
+        let (verb, target) = stream("/nodes/n1/containerLogs/default/p/c", "").unwrap();
+        assert_eq!((verb.as_str(), target.node), ("containerLogs", Some(node())));
+        for wrong in
+            ["/healthz", "/nodes/n1", "/nodes/n1/", "/nodes/n1/other", "/nodes/n1/nodes/n2/pods"]
+        {
+            assert_eq!(parse(wrong, ""), None, "{wrong}");
+        }
     }
 }

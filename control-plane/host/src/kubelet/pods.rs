@@ -117,6 +117,16 @@ impl Pods {
         })
     }
 
+    /// The objects of the pods on a node.
+    pub(super) fn on(&self, node: &str) -> Vec<Value> {
+        let entries = self.entries();
+        let objects = entries.values().filter(|entry| entry.node == node).filter_map(|entry| {
+            let (desired, _) = entry.worker.as_ref()?;
+            Some(Value::clone(&desired.borrow().object))
+        });
+        objects.collect()
+    }
+
     fn update(&self, context: &Arc<Context>, object: Value, gone: bool) {
         let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let (uid, node) = (text("/metadata/uid").to_owned(), text("/spec/nodeName").to_owned());

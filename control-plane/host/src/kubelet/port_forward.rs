@@ -1,12 +1,15 @@
 //! Port-forward: connections from a client to ports in a pod.
 //!
-//! Two ways lead here. kubectl tunnels SPDY through a WebSocket (`SPDY/3.1+portforward.k8s.io`):
-//! every connection has a stream for its data and one for what went wrong, with the same
-//! `requestid`. Other clients name the ports in the request and get two channels for each
+//! Two ways lead here. kubectl speaks SPDY, tunnelled through a WebSocket
+//! (`SPDY/3.1+portforward.k8s.io`) or, before 1.31, directly: every connection has a stream for its
+//! data and one for what went wrong, with the same `requestid`. Other clients name the ports in the request and get two channels for each
 //! (`v4.channel.k8s.io`): its data, and what went wrong; the first message on each is the port.
+//!
+//! The API server's proxies have a way of their own: one connection that becomes plain TCP.
 
 mod channels;
-mod tunnel;
+mod spdy;
+mod tcp;
 
 use std::sync::Arc;
 
@@ -17,14 +20,19 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::mpsc;
 
+pub(super) use tcp::connect;
+
 use super::Context;
 use super::endpoint::{Body, Target, text};
 use super::streams::locate;
-use super::websocket::Offer;
+use super::upgrade::{Offer, Protocols, Switched};
 use crate::vm::Up;
 
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-const PROTOCOLS: [&str; 3] = [TUNNEL, "v5.channel.k8s.io", "v4.channel.k8s.io"];
+const PROTOCOLS: Protocols = Protocols {
+    websocket: &[TUNNEL, "v5.channel.k8s.io", "v4.channel.k8s.io"],
+    spdy: &["portforward.k8s.io"],
+};
 
 /// Pieces of data that may wait for a pod; then its client waits.
 const BACKLOG: usize = 16;
@@ -51,23 +59,20 @@ pub(super) fn serve(
         Ok(offer) => offer,
         Err(refusal) => return refusal.into(),
     };
-    if offer.protocol == TUNNEL {
-        let (response, socket) = offer.accept();
-        tokio::spawn(async move {
-            if let Some(socket) = socket.await {
-                tunnel::run(socket, pod).await;
-            }
-        });
-        return response;
-    }
-    let ports = match channels::ports(target) {
+    let by_channels = PROTOCOLS.websocket.contains(&offer.protocol) && offer.protocol != TUNNEL;
+    let ports = match by_channels.then(|| channels::ports(target)).transpose() {
         Ok(ports) => ports,
         Err(problem) => return text(StatusCode::BAD_REQUEST, problem),
     };
-    let (response, socket) = offer.accept();
+    let (response, switched) = offer.accept();
     tokio::spawn(async move {
-        if let Some(socket) = socket.await {
-            channels::run(socket, pod, ports).await;
+        match (switched.await, ports) {
+            (Some(Switched::WebSocket(socket)), Some(ports)) => {
+                channels::run(*socket, pod, ports).await;
+            }
+            (Some(connection), _) => spdy::run(connection, pod).await,
+            // The client has left.
+            (None, _) => {}
         }
     });
     response
@@ -82,21 +87,42 @@ enum FromClient {
 }
 
 impl Pod {
-    async fn connect(&self, port: u16) -> Result<(StreamInput, StreamOutput), ClientError> {
+    async fn connect(&self, port: u16) -> Result<Connection, ClientError> {
         let request = PortForwardRequest { uid: self.uid.clone(), port };
-        self.up.agent().await?.port_forward(request).await
+        let (input, output) = self.up.agent().await?.port_forward(request).await?;
+        Ok(Connection { input, output })
     }
 
-    /// Carries one connection; what the pod sends goes to `out` in the frames that `frame` makes.
-    async fn carry(
+    /// Connects to a port and carries what is sent; see [`Connection::carry`].
+    async fn forward(
         &self,
         port: u16,
+        from_client: mpsc::Receiver<FromClient>,
+        out: &mpsc::Sender<Vec<u8>>,
+        frame: impl Fn(&[u8]) -> Vec<u8> + Send + Sync,
+    ) -> Result<(), String> {
+        let connection = self.connect(port).await.map_err(|error| error.to_string())?;
+        connection.carry(from_client, out, frame).await
+    }
+}
+
+/// A connection to a port in a pod.
+#[derive(Debug)]
+struct Connection {
+    input: StreamInput,
+    output: StreamOutput,
+}
+
+impl Connection {
+    /// Carries it until either side ends; what the pod sends goes to `out` in the frames that
+    /// `frame` makes.
+    async fn carry(
+        self,
         mut from_client: mpsc::Receiver<FromClient>,
         out: &mpsc::Sender<Vec<u8>>,
         frame: impl Fn(&[u8]) -> Vec<u8> + Send + Sync,
     ) -> Result<(), String> {
-        let (mut input, mut output) =
-            self.connect(port).await.map_err(|error| error.to_string())?;
+        let Self { mut input, mut output } = self;
         let inward = async {
             while let Some(message) = from_client.recv().await {
                 let sent = match message {

@@ -1,9 +1,10 @@
-//! SPDY/3.1, the server's side, as far as `portforward.k8s.io` needs it: streams, their headers,
-//! data. <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>
+//! SPDY/3.1, the server's side, as far as exec, attach and port-forward need it: streams, their
+//! headers, data. <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>
 //!
 //! Clients of Kubernetes do without flow control: neither do they wait for `WINDOW_UPDATE` nor send
 //! it. What holds a sender up is the connection underneath.
 
+pub(super) mod connection;
 mod headers;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -34,6 +35,11 @@ pub(super) enum SpdyError {
 
 /// Names and values.
 pub(super) type Headers = Vec<(String, String)>;
+
+/// The value of a header, by its name in small letters.
+pub(super) fn value<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
+    headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
 
 /// What a client sends.
 #[derive(Debug, Clone, PartialEq, Eq)]

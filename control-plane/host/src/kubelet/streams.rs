@@ -1,38 +1,28 @@
-//! Logs, exec and attach: between a client's HTTP stream or WebSocket and the agent's frames.
-//!
-//! The WebSocket's messages are those of `v5.channel.k8s.io` and `v4.channel.k8s.io`: binary, the
-//! first byte names the channel. v5 adds a message that closes a channel: `ff` and its number.
+//! Logs, exec and attach: between a client's HTTP stream, WebSocket or SPDY connection and the agent's
+//! frames.
+
+mod channels;
+mod spdy;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use base64::Engine as _;
 use bulkhead_agent_protocol::client::{AgentClient, ClientError, StreamInput, StreamOutput};
 use bulkhead_agent_protocol::stream::Data;
 use bulkhead_agent_protocol::{AttachRequest, ErrorReason, ExecRequest, LogsRequest, StreamFrame};
-use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
 use http_body_util::channel::Channel;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 use super::Context;
 use super::endpoint::{Body, Refusal, Target, text};
-use super::websocket::{Offer, Socket};
+use super::upgrade::{Offer, Protocols, Switched};
 use crate::vm::{NodeState, Up};
 
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const STATUS: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
-
-/// The subprotocols, the preferred first.
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const PROTOCOLS: Protocols =
+    Protocols { websocket: &["v5.channel.k8s.io", "v4.channel.k8s.io"], spdy: spdy::PROTOCOLS };
 
 /// A container's log, as plain bytes.
 pub(super) async fn logs(context: &Context, target: &Target) -> Response<Body> {
@@ -120,7 +110,7 @@ pub(super) async fn exec(
         stdin: target.flag("input") || target.flag("stdin"),
         tty: target.flag("tty"),
     };
-    upgrade(request, async move { agent.exec(exec).await }).await
+    upgrade(&target, request, async move { agent.exec(exec).await }).await
 }
 
 /// A container's main process.
@@ -138,7 +128,7 @@ pub(super) async fn attach(
         container: target.container.clone(),
         stdin: target.flag("input") || target.flag("stdin"),
     };
-    upgrade(request, async move { agent.attach(attach).await }).await
+    upgrade(&target, request, async move { agent.attach(attach).await }).await
 }
 
 /// The pod's uid and a connection to its agent.
@@ -155,8 +145,12 @@ async fn find(context: &Context, target: &Target) -> Result<(String, AgentClient
 pub(super) fn locate(context: &Context, target: &Target) -> Result<(String, Arc<Up>), Refusal> {
     let Target { namespace, pod, .. } = target;
     let refuse = |status, message| Refusal { status, message };
-    let (uid, node) = context.pods.find(namespace, pod).ok_or_else(|| {
-        refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this host"))
+    let found = context.pods.find(namespace, pod);
+    let found = found.filter(|(_, node)| target.node.as_ref().is_none_or(|named| named == node));
+    let (uid, node) = found.ok_or_else(|| {
+        let place =
+            target.node.as_deref().map_or("this host".into(), |node| format!("node {node}"));
+        refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on {place}"))
     })?;
     let up = context.node(&node).and_then(|node| match &*node.state().borrow() {
         NodeState::Up(up) => Some(Arc::clone(up)),
@@ -180,8 +174,9 @@ fn refusal(error: &ClientError) -> Response<Body> {
     text(status, error.to_string())
 }
 
-/// Opens the agent's stream and switches the connection to a WebSocket that carries it.
+/// Opens the agent's stream and switches the connection to what carries it.
 async fn upgrade(
+    target: &Target,
     request: Request<Incoming>,
     stream: impl Future<Output = Result<(StreamInput, StreamOutput), ClientError>>,
 ) -> Response<Body> {
@@ -193,61 +188,46 @@ async fn upgrade(
         Ok(halves) => halves,
         Err(error) => return refusal(&error),
     };
-    let (response, socket) = offer.accept();
+    let wanted = spdy::Wanted::of(target, offer.protocol);
+    let (response, switched) = offer.accept();
     tokio::spawn(async move {
-        if let Some(socket) = socket.await {
-            bridge(socket, input, output).await;
+        match switched.await {
+            Some(Switched::WebSocket(socket)) => channels::run(*socket, input, output).await,
+            Some(connection @ Switched::Spdy(_)) => {
+                spdy::run(connection, wanted, input, output).await;
+            }
+            // The client has left.
+            None => {}
         }
     });
     response
 }
 
-/// A message from the client.
-#[derive(Debug, PartialEq, Eq)]
-enum FromClient {
-    Stdin(Vec<u8>),
-    CloseStdin,
-    Resize {
-        width: u16,
-        height: u16,
-    },
-    /// A channel that this stream does not have.
-    Other,
+/// What comes from a process.
+enum Output {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    /// How it ended, as a `v1.Status`.
+    Ended(Value),
 }
 
-impl FromClient {
-    fn parse(message: &[u8]) -> Self {
-        match message {
-            [STDIN, bytes @ ..] => Self::Stdin(bytes.to_vec()),
-            [CLOSE, STDIN] => Self::CloseStdin,
-            [RESIZE, size @ ..] => {
-                let size: Value = serde_json::from_slice(size).unwrap_or_default();
-                let cells = |name: &str| {
-                    size.get(name).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok())
-                };
-                match (cells("Width"), cells("Height")) {
-                    (Some(width), Some(height)) => Self::Resize { width, height },
-                    _ => Self::Other,
-                }
-            }
-            _ => Self::Other,
+impl Output {
+    async fn next(from: &mut StreamOutput) -> Self {
+        match from.next().await {
+            Ok(StreamFrame::Stdout(Data(bytes))) => Self::Stdout(bytes),
+            Ok(StreamFrame::Stderr(Data(bytes))) => Self::Stderr(bytes),
+            Ok(StreamFrame::End { code }) => Self::Ended(status(code)),
+            Ok(StreamFrame::Failed { message }) => Self::Ended(failure(&message)),
+            Ok(_) => Self::Ended(failure("the agent sent a frame that only a host may send")),
+            Err(error) => Self::Ended(failure(&error.to_string())),
         }
     }
 }
 
-/// Messages of clients that send text carry base64 behind the channel's digit.
-fn from_text(message: &str) -> Option<Vec<u8>> {
-    let (channel, data) = message.split_at_checked(1)?;
-    let mut bytes = vec![channel.parse::<u8>().ok()?];
-    bytes.extend(base64::engine::general_purpose::STANDARD.decode(data).ok()?);
-    Some(bytes)
-}
-
-fn to_client(channel: u8, bytes: &[u8]) -> Message {
-    let mut message = Vec::with_capacity(bytes.len() + 1);
-    message.push(channel);
-    message.extend_from_slice(bytes);
-    Message::Binary(message.into())
+/// Columns and rows in a client's size of a terminal.
+fn size(object: &Value) -> Option<(u16, u16)> {
+    let cells = |name: &str| u16::try_from(object.get(name)?.as_u64()?).ok();
+    Some((cells("Width")?, cells("Height")?))
 }
 
 /// The `v1.Status` that ends a stream.
@@ -274,83 +254,9 @@ fn failure(message: &str) -> Value {
     })
 }
 
-/// Until either side ends. Each direction waits for its own reader.
-async fn bridge(socket: Socket, mut input: StreamInput, mut output: StreamOutput) {
-    let (mut to_socket, mut from_socket) = socket.split();
-    let inward = async {
-        while let Some(Ok(message)) = from_socket.next().await {
-            let bytes = match message {
-                Message::Binary(bytes) => bytes.to_vec(),
-                Message::Text(text) => from_text(&text).unwrap_or_default(),
-                Message::Close(_) => return,
-                _ => continue,
-            };
-            let sent = match FromClient::parse(&bytes) {
-                FromClient::Stdin(bytes) => input.stdin(&bytes).await,
-                FromClient::CloseStdin => input.close_stdin().await,
-                FromClient::Resize { width, height } => input.resize(width, height).await,
-                FromClient::Other => Ok(()),
-            };
-            if sent.is_err() {
-                // The process has ended: its output says how.
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    let outward = async {
-        loop {
-            let last = match output.next().await {
-                Ok(StreamFrame::Stdout(Data(bytes))) => {
-                    if to_socket.send(to_client(STDOUT, &bytes)).await.is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                Ok(StreamFrame::Stderr(Data(bytes))) => {
-                    if to_socket.send(to_client(STDERR, &bytes)).await.is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                Ok(StreamFrame::End { code }) => status(code),
-                Ok(StreamFrame::Failed { message }) => failure(&message),
-                Ok(_) => failure("the agent sent a frame that only a host may send"),
-                Err(error) => failure(&error.to_string()),
-            };
-            let last = to_client(STATUS, last.to_string().as_bytes());
-            if to_socket.send(last).await.is_ok() {
-                // kubectl takes any other code for a failure. A client that is gone need not be
-                // told that this is the end.
-                let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-                let _ = to_socket.send(Message::Close(Some(normal))).await;
-            }
-            return;
-        }
-    };
-    tokio::select! {
-        () = inward => {}
-        () = outward => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn channels_are_told_apart() {
-        assert_eq!(FromClient::parse(b"\0abc"), FromClient::Stdin(b"abc".to_vec()));
-        assert_eq!(FromClient::parse(b"\xff\0"), FromClient::CloseStdin);
-        assert_eq!(
-            FromClient::parse(b"\x04{\"Width\":80,\"Height\":24}"),
-            FromClient::Resize { width: 80, height: 24 }
-        );
-        for other in [&b""[..], b"\x04{}", b"\x04{\"Width\":1e9,\"Height\":1}", b"\x01x", b"\xff"] {
-            assert_eq!(FromClient::parse(other), FromClient::Other, "{other:?}");
-        }
-        assert_eq!(from_text("0aGk="), Some(b"\0hi".to_vec()));
-        assert_eq!(from_text("ä"), None);
-    }
 
     #[test]
     fn an_exit_code_travels_as_the_cause_of_a_status() {
@@ -363,6 +269,7 @@ mod tests {
     #[test]
     fn log_options_are_parsed_or_refused_by_name() {
         let target = |query: &[(&str, &str)]| Target {
+            node: None,
             namespace: "n".into(),
             pod: "p".into(),
             container: "c".into(),

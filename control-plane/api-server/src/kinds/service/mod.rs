@@ -11,12 +11,12 @@ pub(super) use validate::{port_number, reachable};
 
 use serde_json::{Value, json};
 
-use super::{PLAIN, columns as c, status};
+use super::{PLAIN, columns as c, proxy, status};
 use crate::names::NameRule;
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
 
-const SUBRESOURCES: &[Subresource] = &[status("Service")];
+const SUBRESOURCES: &[Subresource] = &[proxy("ServiceProxyOptions"), status("Service")];
 
 /// What `clusterIP` says of a Service that has none.
 pub(crate) const HEADLESS: &str = "None";

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::{BACKLOG, FromClient, Pod};
 use crate::kubelet::endpoint::Target;
-use crate::kubelet::websocket::Socket;
+use crate::kubelet::upgrade::Socket;
 
 /// v5's mark of a channel that its sender has closed.
 const CLOSE: u8 = 255;
@@ -92,7 +92,7 @@ async fn connection(
         }
     }
     let frame = |bytes: &[u8]| message(channel, bytes);
-    if let Err(why) = pod.carry(port, from_client, &out, frame).await {
+    if let Err(why) = pod.forward(port, from_client, &out, frame).await {
         let why = format!("error forwarding port {port} to pod: {why}");
         // Whoever is gone need not be told.
         let _ = out.send(message(channel + 1, why.as_bytes())).await;
@@ -107,6 +107,7 @@ mod tests {
     fn ports_are_named_in_any_of_the_ways_that_clients_use() {
         let asked = |query: &[(&str, &str)]| {
             ports(&Target {
+                node: None,
                 namespace: "n".into(),
                 pod: "p".into(),
                 container: String::new(),
