@@ -4,7 +4,8 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`], [`replicas`], [`stateful`], [`daemon`] and [`job`] keep workloads; [`gc`] deletes what has lost its owners;
+//! [`deployment`], [`replicas`], [`stateful`], [`daemon`], [`job`] and [`cron`] keep
+//! workloads; [`gc`] deletes what has lost its owners;
 //! [`disruption`] keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives
 //! their pods away; [`defaults`] makes what every namespace has; [`cleanup`] empties namespaces
 //! that are deleted and removes pods of nodes that are gone.
@@ -14,6 +15,7 @@
 mod claim;
 mod cleanup;
 mod context;
+mod cron;
 mod daemon;
 mod defaults;
 mod deployment;
@@ -29,6 +31,8 @@ mod queue;
 mod replicas;
 mod stateful;
 mod taints;
+
+pub use cron::schedule::{Schedule, ScheduleError};
 
 use std::sync::Arc;
 
@@ -64,6 +68,7 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
     tasks.spawn(stateful::run(with()));
     tasks.spawn(daemon::run(with()));
     tasks.spawn(job::run(with()));
+    tasks.spawn(cron::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
     tasks.spawn(taints::run(with()));

@@ -5,6 +5,7 @@ mod apps;
 mod batch;
 mod columns;
 mod core;
+mod cron;
 mod daemon;
 mod discovery;
 mod event;
@@ -84,6 +85,7 @@ pub fn registry() -> Registry {
     resources.extend(apps::resources());
     resources.extend([stateful::resource(), daemon::resource(), revision::resource()]);
     resources.extend(batch::resources());
+    resources.push(cron::resource());
     resources.extend(policy::resources());
     resources.push(core::lease());
     resources.push(discovery::slices());

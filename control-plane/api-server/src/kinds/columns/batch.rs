@@ -4,7 +4,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::apps::{containers, images, number, selector};
-use super::{AGE, NAME, column, human_duration, wide};
+use super::{AGE, NAME, age, column, human_duration, integer, or_none, wide};
 use crate::object::{list, parse_time, text};
 use crate::resource::Column;
 
@@ -31,6 +31,22 @@ pub(in crate::kinds) const JOB: &[Column] = &[
     wide("Containers", containers),
     wide("Images", images),
     wide("Selector", selector),
+];
+
+pub(in crate::kinds) const CRON_JOB: &[Column] = &[
+    NAME,
+    column("Schedule", |cron| text(cron, "spec.schedule").into()),
+    column("Timezone", |cron| or_none(text(cron, "spec.timeZone").into()).into()),
+    column("Suspend", |cron| if cron["spec"]["suspend"] == true { "True" } else { "False" }.into()),
+    integer("Active", |cron| list(cron, "status.active").len().into()),
+    column("Last Schedule", |cron| match text(cron, "status.lastScheduleTime") {
+        "" => "<none>".into(),
+        since => age(since).into(),
+    }),
+    AGE,
+    wide("Containers", |cron| containers(&cron["spec"]["jobTemplate"])),
+    wide("Images", |cron| images(&cron["spec"]["jobTemplate"])),
+    wide("Selector", |cron| selector(&cron["spec"]["jobTemplate"])),
 ];
 
 fn job_status(job: &Value) -> &'static str {

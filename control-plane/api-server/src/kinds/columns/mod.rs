@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 pub(super) use self::apps::{
     CONTROLLER_REVISION, DAEMON_SET, DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET,
 };
-pub(super) use self::batch::JOB;
+pub(super) use self::batch::{CRON_JOB, JOB};
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
 pub(super) use self::networking::{IP_ADDRESS, SERVICE_CIDR};
