@@ -3,8 +3,11 @@
 //!
 //! The first key seals, the others open. [`rotate`] puts a new key first; the server takes it when
 //! it starts or gets SIGHUP, seals every secret anew, and takes the keys out that nothing needs
-//! any more.
+//! any more. Servers that share a store read the file again when it changes or names a key that they
+//! do not know; with them the key from before the newest stays in it, as one of them may still be
+//! sealing with that.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -18,7 +21,10 @@ use crate::pki::{self, PkiError};
 /// Where what is encrypted lies in the store.
 pub const PREFIX: &str = "/registry/secrets/";
 
-const FILE: &str = "encryption.json";
+/// Its name in `pki/`.
+pub(crate) const FILE: &str = "encryption.json";
+/// Locked by whoever changes the file.
+const LOCK: &str = "encryption.lock";
 const API_VERSION: &str = "apiserver.config.k8s.io/v1";
 const KIND: &str = "EncryptionConfiguration";
 
@@ -37,6 +43,15 @@ pub enum EncryptionError {
 }
 
 type Result<T> = std::result::Result<T, EncryptionError>;
+
+/// Keeps others from changing the file while the answer lives.
+fn lock(dir: &Path) -> Result<std::fs::File> {
+    let path = dir.join(LOCK);
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let locked = options.open(&path).and_then(|file| file.lock().map(|()| file));
+    Ok(locked.map_err(|source| PkiError::File { path, source })?)
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -138,7 +153,11 @@ fn write(dir: &Path, keys: Vec<Key>, plain: bool) -> Result<()> {
 /// If the file cannot be read or written, or asks for what is not supported.
 pub fn load(dir: &Path, older_database: bool) -> Result<Keyring> {
     if !dir.join(FILE).exists() {
-        write(dir, vec![Key::generate()?], older_database)?;
+        let _lock = lock(dir)?;
+        // Another server may have been faster.
+        if !dir.join(FILE).exists() {
+            write(dir, vec![Key::generate()?], older_database)?;
+        }
     }
     let (keys, plain) = read(dir)?;
     let wrong = |why: String| EncryptionError::Configuration(dir.join(FILE), why);
@@ -152,11 +171,31 @@ pub fn load(dir: &Path, older_database: bool) -> Result<Keyring> {
     Keyring::new(keys.collect::<Result<_>>()?, plain).map_err(|error| wrong(error.to_string()))
 }
 
+/// The names of the keys in `dir`.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn names(dir: &Path) -> Result<std::collections::BTreeSet<String>> {
+    let (keys, _) = read(dir)?;
+    Ok(keys.into_iter().map(|key| key.name).collect())
+}
+
+/// The name of the key that is to seal.
+///
+/// # Errors
+/// As [`load`].
+pub fn newest(dir: &Path) -> Result<String> {
+    let (keys, _) = read(dir)?;
+    let newest = keys.into_iter().next().map(|key| key.name);
+    newest.ok_or_else(|| EncryptionError::Configuration(dir.join(FILE), "it has no key".into()))
+}
+
 /// Puts a new key first; the server takes it when it starts or gets SIGHUP. Returns its name.
 ///
 /// # Errors
 /// As [`load`].
 pub fn rotate(dir: &Path) -> Result<String> {
+    let _lock = lock(dir)?;
     let (mut keys, plain) = read(dir)?;
     let key = Key::generate()?;
     let name = key.name.clone();
@@ -165,19 +204,24 @@ pub fn rotate(dir: &Path) -> Result<String> {
     Ok(name)
 }
 
-/// Seals with the first key whatever it has not sealed, and takes the other keys out of the file.
-/// They still open what watchers have not seen yet, until the server ends.
+/// Seals with the first key whatever it has not sealed, and takes all but the newest `keep` keys
+/// out of the file. They still open what watchers have not seen yet, until the server ends.
 ///
 /// # Errors
 /// If the store or the file fails.
-pub async fn settle(dir: &Path, store: &EncryptedStore) -> Result<()> {
+pub async fn settle(dir: &Path, store: &EncryptedStore, keep: usize) -> Result<()> {
+    let sealing = store.sealing_key();
     let count = store.reseal().await?;
     if count > 0 {
         tracing::info!(count, "secrets were encrypted with the newest key");
     }
+    let _lock = lock(dir)?;
     let (mut keys, plain) = read(dir)?;
-    if keys.len() > 1 || plain {
-        keys.truncate(1);
+    // There may be newer ones by now, with which nothing is sealed yet.
+    let newer = keys.iter().position(|key| key.name == sealing).unwrap_or(keys.len());
+    let keep = newer.saturating_add(keep);
+    if keys.len() > keep || plain {
+        keys.truncate(keep);
         write(dir, keys, false)?;
     }
     Ok(())

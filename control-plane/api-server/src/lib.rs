@@ -6,8 +6,10 @@
 //! and [`output`] shapes the answer. Objects are JSON values, kept with fields that this server does
 //! not know; bodies may be JSON, YAML or protobuf, answers are JSON. [`discovery`] and [`openapi`]
 //! tell clients what there is. [`kubelet`] passes logs, exec and attach on to the host that runs the
-//! pod. [`pki`] makes a cluster's certificates. [`serve`] puts it together, with the scheduler and
-//! the controllers, which talk to [`api`] in process ([`local`]) but as a client over HTTP would.
+//! pod. [`pki`] makes a cluster's certificates. [`storage`] says where the
+//! objects are kept. [`serve`] puts it together, with the scheduler and the controllers, which talk to
+//! [`api`] in process ([`local`]) but as a client over HTTP would. Of several servers over one etcd,
+//! one at a time runs those. [`backup`] puts all of a cluster into a file, and back.
 //!
 //! Kinds may come and go while the server runs: [`custom`] adds those that
 //! CustomResourceDefinitions define. What is not implemented answers as Kubernetes would: kinds that
@@ -17,6 +19,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod backup;
 pub mod body;
 pub mod cidr;
 pub mod custom;
@@ -28,6 +31,7 @@ mod housekeeping;
 pub mod http;
 pub mod kinds;
 pub mod kubelet;
+mod leader;
 pub mod local;
 pub mod managed;
 pub mod names;
@@ -45,5 +49,6 @@ pub mod schema;
 pub mod selector;
 pub mod serve;
 pub mod status;
+pub mod storage;
 pub mod tls;
 pub mod validation;

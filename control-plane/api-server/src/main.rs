@@ -1,15 +1,18 @@
-//! `bulkhead-api-server`: makes a cluster's certificates and serves its API.
+//! `bulkhead-api-server`: makes a cluster's certificates, serves its API, and backs it up.
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bulkhead_api_server::cidr::Ipv4Range;
 use bulkhead_api_server::serve::{Options, Secrets, Server};
-use bulkhead_api_server::{encryption, pki};
+use bulkhead_api_server::storage::{Storage, StorageOptions};
+use bulkhead_api_server::{backup, encryption, pki};
+use bulkhead_client::ElectionTiming;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -44,7 +47,7 @@ enum Command {
     },
     /// Serves until SIGTERM or SIGINT.
     Serve {
-        /// The cluster's directory: `pki/` and `store.db`.
+        /// The cluster's directory: `pki/`, and `store.db` unless objects are kept in etcd.
         #[arg(long)]
         dir: PathBuf,
         /// The address to listen on.
@@ -60,6 +63,10 @@ enum Command {
         /// An inherited file descriptor that gets the line `ready ADDRESS` when the API answers.
         #[arg(long)]
         ready_fd: Option<RawFd>,
+        #[command(flatten)]
+        storage: StorageOptions,
+        #[command(flatten)]
+        election: ElectionOptions,
     },
     /// Makes a new key for the encryption of secrets. The server takes it when it starts or gets
     /// SIGHUP, and encrypts every secret anew.
@@ -67,6 +74,36 @@ enum Command {
         /// The cluster's directory.
         #[arg(long)]
         dir: PathBuf,
+    },
+    /// Writes a backup of a cluster, which may be running, to standard output. Whoever has it has
+    /// the cluster: it holds the keys.
+    Backup {
+        /// The cluster's directory.
+        #[arg(long)]
+        dir: PathBuf,
+        /// What to tell whoever inspects it: JSON.
+        #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json)]
+        about: serde_json::Value,
+        #[command(flatten)]
+        storage: StorageOptions,
+    },
+    /// Reads a backup through and prints what it says of itself.
+    InspectBackup {
+        /// The backup.
+        file: PathBuf,
+    },
+    /// Makes a cluster of a backup.
+    Restore {
+        /// The cluster's directory.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Delete the cluster that is there already. No server may be running.
+        #[arg(long)]
+        replace: bool,
+        /// The backup.
+        file: PathBuf,
+        #[command(flatten)]
+        storage: StorageOptions,
     },
     /// Prints the admin's kubeconfig.
     Kubeconfig {
@@ -80,6 +117,48 @@ enum Command {
         #[arg(long, default_value = "bulkhead")]
         name: String,
     },
+}
+
+/// How servers that share an etcd choose which of them schedules and runs the controllers.
+#[derive(Debug, clap::Args)]
+struct ElectionOptions {
+    /// How long the others wait for a leader that is silent.
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
+    leader_elect_lease_duration: Duration,
+    /// How long a leader tries to renew its lease before it stops leading.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    leader_elect_renew_deadline: Duration,
+    /// How long to wait between two tries.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    leader_elect_retry_period: Duration,
+}
+
+fn json(text: &str) -> serde_json::Result<serde_json::Value> {
+    serde_json::from_str(text)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.trim_end_matches('s').parse() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("whole seconds, 1 to 86400, are expected".into()),
+    }
+}
+
+impl ElectionOptions {
+    fn timing(&self) -> anyhow::Result<ElectionTiming> {
+        let timing = ElectionTiming {
+            lease_duration: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+        };
+        anyhow::ensure!(
+            timing.retry_period < timing.renew_deadline
+                && timing.renew_deadline < timing.lease_duration,
+            "--leader-elect-retry-period must be less than --leader-elect-renew-deadline, and that \
+             less than --leader-elect-lease-duration"
+        );
+        Ok(timing)
+    }
 }
 
 fn main() -> ExitCode {
@@ -112,27 +191,55 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", encryption::rotate(&dir.join("pki"))?);
             Ok(())
         }
+        Command::Backup { dir, about, storage } => {
+            let storage = Storage::new(&storage, &dir)?;
+            let out = std::io::BufWriter::new(std::io::stdout().lock());
+            runtime()?.block_on(backup::backup(&dir, &storage, &about, out))?;
+            Ok(())
+        }
+        Command::InspectBackup { file } => {
+            println!("{}", backup::inspect(&file)?);
+            Ok(())
+        }
+        Command::Restore { dir, replace, file, storage } => {
+            let storage = Storage::new(&storage, &dir)?;
+            runtime()?.block_on(backup::restore(&file, &dir, &storage, replace))?;
+            Ok(())
+        }
         Command::Kubeconfig { dir, server, name } => {
             print!("{}", pki::kubeconfig(&dir.join("pki"), &name, &server)?);
             Ok(())
         }
-        Command::Serve { dir, listen, advertise_address, service_cluster_ip_range, ready_fd } => {
+        Command::Serve {
+            dir,
+            listen,
+            advertise_address,
+            service_cluster_ip_range,
+            ready_fd,
+            storage,
+            election,
+        } => {
             let options = Options {
+                storage: Storage::new(&storage, &dir)?,
                 dir,
                 listen,
                 advertise: advertise_address,
                 service_range: service_cluster_ip_range,
+                election: election.timing()?,
             };
-            // Two workers: one may be busy with a long list while the other answers.
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .max_blocking_threads(8)
-                .enable_all()
-                .build()
-                .context("cannot start threads")?
-                .block_on(serve(options, ready_fd))
+            runtime()?.block_on(serve(options, ready_fd))
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // Two workers: one may be busy with a long list while the other answers.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
 }
 
 fn system_host_name() -> String {
@@ -156,7 +263,7 @@ async fn serve(options: Options, ready_fd: Option<RawFd>) -> anyhow::Result<()> 
             .and_then(|mut file| std::io::Write::write_all(&mut file, ready.as_bytes()))
             .with_context(|| format!("--ready-fd {fd}"))?;
     }
-    let reloads = tokio::spawn(reload_on_hangup(server.secrets(), signal(SignalKind::hangup())?));
+    let reloads = tokio::spawn(reload(server.secrets(), signal(SignalKind::hangup())?));
     server
         .run(async {
             tokio::select! {
@@ -169,8 +276,13 @@ async fn serve(options: Options, ready_fd: Option<RawFd>) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn reload_on_hangup(secrets: Secrets, mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
+/// Takes new keys on SIGHUP, and when a file that other servers use as well has changed.
+async fn reload(secrets: Secrets, mut hangup: Signal) {
+    loop {
+        tokio::select! {
+            told = hangup.recv() => if told.is_none() { return },
+            () = secrets.changed() => {}
+        }
         if let Err(error) = secrets.reload().await {
             tracing::error!(%error, "reloading keys");
         }

@@ -1,20 +1,18 @@
-//! Puts the server together: store, keys, the HTTP front, and what runs beside it, which is
-//! housekeeping, scheduler and controllers.
+//! Puts the server together: store, keys, the HTTP front, and what runs beside it ([`leader`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_client::Informers;
+use bulkhead_client::ElectionTiming;
+use bulkhead_store::StoreError;
 use bulkhead_store::encryption::EncryptedStore;
-use bulkhead_store::{SqliteStore, StoreError};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::api::{Api, services};
+use crate::api::Api;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::keys::{Keys, KeysError};
 use crate::auth::rbac::{aggregation, bootstrap};
@@ -24,12 +22,13 @@ use crate::custom::CustomResources;
 use crate::encryption::{self, EncryptionError};
 use crate::http::{Front, connection};
 use crate::kubelet::Kubelets;
-use crate::local::LocalClient;
+use crate::leader::{self, Duties};
 use crate::own_service::{self, OwnService};
 use crate::proxy::Proxy;
 use crate::status::Status;
+use crate::storage::{Storage, StorageError};
 use crate::tls::{self, TlsError};
-use crate::{first_objects, housekeeping, kinds};
+use crate::{first_objects, kinds};
 
 /// The server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +48,12 @@ pub enum ServeError {
     /// The keys of secrets cannot be used.
     #[error(transparent)]
     Encryption(#[from] EncryptionError),
-    /// The database cannot be used.
-    #[error("{0}: {1}")]
-    Store(PathBuf, StoreError),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The database cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The authority's certificate, which pods get, cannot be read.
     #[error("{0}: {1}")]
     RootCertificate(PathBuf, std::io::Error),
@@ -63,14 +65,18 @@ pub enum ServeError {
 /// What a server is told when it starts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The cluster's directory: `pki/` and `store.db`.
+    /// The cluster's directory, in which is `pki/`.
     pub dir: PathBuf,
+    /// Where its objects are.
+    pub storage: Storage,
     /// The address to listen on.
     pub listen: SocketAddr,
     /// The address at which pods and other servers reach it; that it listens on if unset.
     pub advertise: Option<IpAddr>,
     /// Where Services get their addresses from, in a cluster that is new.
     pub service_range: Ipv4Range,
+    /// How servers that share a store elect who leads.
+    pub election: ElectionTiming,
 }
 
 /// A server that listens.
@@ -79,10 +85,9 @@ pub struct Server {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     front: Front,
-    api: Api,
-    authorizer: Arc<Authorizer>,
-    custom: Arc<CustomResources>,
-    root_certificate: Arc<str>,
+    duties: Duties,
+    /// How the servers of the cluster choose who leads, if there may be several.
+    election: Option<ElectionTiming>,
     secrets: Secrets,
     own_service: OwnService,
 }
@@ -92,16 +97,63 @@ pub struct Server {
 pub struct Secrets {
     pki: PathBuf,
     store: EncryptedStore,
+    shared: bool,
 }
 
+/// How often a server that shares its store looks whether the keys have changed.
+const KEYS_INTERVAL: Duration = Duration::from_secs(5);
+
 impl Secrets {
+    /// Opens `storage` with the keys in `pki`, and seals with the first what it has not sealed.
+    async fn open(storage: &Storage, pki: PathBuf) -> Result<Self, ServeError> {
+        let inner = storage.open().await?;
+        let older = inner.revision().await? > bulkhead_store::Revision(0);
+        let keys = encryption::load(&pki, older)?;
+        let prefixes = vec![encryption::PREFIX.into()];
+        let shared = storage.is_shared();
+        let store = if shared {
+            let from = pki.clone();
+            let reload = move || {
+                let keys = encryption::load(&from, false);
+                keys.map_err(|error| StoreError::Backend(error.to_string().into()))
+            };
+            EncryptedStore::shared(inner, prefixes, keys, reload)
+        } else {
+            EncryptedStore::new(inner, prefixes, keys)
+        };
+        let secrets = Self { pki, store, shared };
+        secrets.settle().await?;
+        Ok(secrets)
+    }
+
+    async fn settle(&self) -> Result<(), EncryptionError> {
+        // Another server may seal with the last key until it has seen the newest.
+        let keep = if self.shared { 2 } else { 1 };
+        encryption::settle(&self.pki, &self.store, keep).await
+    }
+
     /// Takes the keys that the file has now, and seals every secret with the first.
     ///
     /// # Errors
     /// If the file or the store fails; the keys from before are kept.
     pub async fn reload(&self) -> Result<(), EncryptionError> {
         self.store.set_keys(encryption::load(&self.pki, false)?);
-        encryption::settle(&self.pki, &self.store).await
+        self.settle().await
+    }
+
+    /// Until the file has changed. The only server of a store is told by a signal, and waits for
+    /// ever.
+    pub async fn changed(&self) {
+        if !self.shared {
+            return std::future::pending().await;
+        }
+        let newest = self.store.sealing_key();
+        loop {
+            tokio::time::sleep(KEYS_INTERVAL).await;
+            if encryption::newest(&self.pki).is_ok_and(|name| name != newest) {
+                return;
+            }
+        }
     }
 }
 
@@ -111,30 +163,21 @@ impl Server {
     /// # Errors
     /// If that is not possible; the message says what to do.
     pub async fn open(options: Options) -> Result<Self, ServeError> {
-        let Options { dir, listen: address, advertise, service_range } = options;
+        let Options { dir, storage, listen: address, advertise, service_range, election } = options;
         let listener =
             TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))?;
-        let tls = tls::load(&dir.join("pki"))?;
-        let path = dir.join("pki").join("ca.crt");
+        let pki = dir.join("pki");
+        let tls = tls::load(&pki)?;
+        let path = pki.join("ca.crt");
         let root_certificate = std::fs::read_to_string(&path)
             .map_err(|error| ServeError::RootCertificate(path, error))?;
-        let path = dir.join("store.db");
-        let pki = dir.join("pki");
-        let keys = encryption::load(&pki, path.exists())?;
-        let store =
-            SqliteStore::open(&path).map_err(|error| ServeError::Store(path.clone(), error))?;
-        let store = EncryptedStore::new(Arc::new(store), vec![encryption::PREFIX.into()], keys);
-        encryption::settle(&pki, &store).await?;
-        let secrets = Secrets { pki: pki.clone(), store: store.clone() };
+        let secrets = Secrets::open(&storage, pki.clone()).await?;
         let registry = Arc::new(kinds::registry());
-        let api = Api::new(Arc::new(store), Arc::clone(&registry));
+        let api = Api::new(Arc::new(secrets.store.clone()), Arc::clone(&registry));
         first_objects::make(&api).await?;
         bootstrap::reconcile(&api).await?;
-        let store_failure = |error| ServeError::Store(path.clone(), error);
-        let authorizer = Authorizer::start(api.store()).await.map_err(store_failure)?;
-        let authorizer = Arc::new(authorizer);
-        let custom = CustomResources::start(api.store(), registry).await.map_err(store_failure)?;
-        let custom = Arc::new(custom);
+        let authorizer = Arc::new(Authorizer::start(api.store()).await?);
+        let custom = Arc::new(CustomResources::start(api.store(), registry).await?);
         aggregation::settle(&api, &authorizer).await?;
         let keys = Keys::load(&pki)?;
         let address = listener.local_addr().map_err(|error| ServeError::Listen(address, error))?;
@@ -150,18 +193,9 @@ impl Server {
         let (rights, kinds) = (Arc::clone(&authorizer), Arc::clone(&custom));
         let front = Front::new(api.clone(), rights, tokens, kinds, kubelets, proxy);
         let root_certificate = root_certificate.into();
-        let tls = tls.server;
-        Ok(Self {
-            listener,
-            tls,
-            front,
-            api,
-            authorizer,
-            custom,
-            root_certificate,
-            secrets,
-            own_service,
-        })
+        let duties = Duties { api, authorizer, custom, root_certificate };
+        let election = storage.is_shared().then_some(election);
+        Ok(Self { listener, tls: tls.server, front, duties, election, secrets, own_service })
     }
 
     /// How secrets are encrypted.
@@ -181,16 +215,8 @@ impl Server {
     /// Serves until `stop` is done. Requests under way are dropped then: what was acknowledged is
     /// stored, and clients repeat the rest.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let mut own = JoinSet::new();
-        own.spawn(housekeeping::run(self.api.clone()));
-        own.spawn(services::keep_repaired(self.api.clone()));
-        own.spawn(self.own_service.clone().run());
-        own.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
-        own.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
-        let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
-        let scheduler = tokio::spawn(bulkhead_scheduler::run(Arc::clone(&informers)));
-        let controllers =
-            bulkhead_controllers::start(&informers, Arc::clone(&self.root_certificate));
+        let own_service = tokio::spawn(self.own_service.clone().run());
+        let leading = leader::start(self.duties, self.election);
         let tls = TlsAcceptor::from(Arc::clone(&self.tls));
         let accept = async {
             loop {
@@ -211,11 +237,10 @@ impl Server {
             () = accept => {}
             () = stop => {}
         }
-        drop(own);
+        own_service.abort();
         if let Err(error) = self.own_service.leave().await {
             tracing::warn!(%error, "leaving the Service kubernetes");
         }
-        scheduler.abort();
-        drop(controllers);
+        leading.stop().await;
     }
 }

@@ -4,8 +4,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bulkhead_test_etcd::Etcd;
 use common::{Client, Cluster};
 use serde_json::{Value, json};
 
@@ -24,7 +27,11 @@ fn rounds() -> u32 {
 }
 
 /// Creates objects until the server is gone; the versions of those that were acknowledged.
-async fn write(mut client: Client, writer: String) -> Vec<(String, u64)> {
+async fn write(
+    mut client: Client,
+    writer: String,
+    written: Arc<AtomicUsize>,
+) -> Vec<(String, u64)> {
     let mut acknowledged = Vec::new();
     for n in 0.. {
         let name = format!("{writer}-{n}");
@@ -37,6 +44,7 @@ async fn write(mut client: Client, writer: String) -> Vec<(String, u64)> {
         let object: Value = serde_json::from_slice(&body.to_bytes()).unwrap();
         let version = object["metadata"]["resourceVersion"].as_str().unwrap();
         acknowledged.push((name, version.parse().unwrap()));
+        written.fetch_add(1, Ordering::Relaxed);
     }
     acknowledged
 }
@@ -66,23 +74,42 @@ async fn resume(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive() {
-    let mut cluster = Cluster::start();
+    survive(Cluster::start(), None, rounds()).await;
+}
+
+/// As above, with etcd killed as well, which has its own promises to keep.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_writes_survive_in_etcd() {
+    let etcd = Etcd::start();
+    survive(Cluster::over(&etcd), Some(etcd), rounds().div_ceil(2)).await;
+}
+
+async fn survive(mut cluster: Cluster, mut etcd: Option<Etcd>, rounds: u32) {
     let start = cluster.admin().await.ok("GET", OWN, &Value::Null).await;
     let mut last = start["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     let (mut acknowledged, mut watched) = (BTreeMap::new(), BTreeMap::new());
-    for round in 0..rounds() {
+    for round in 0..rounds {
         let mut writers = Vec::new();
+        let count = Arc::new(AtomicUsize::new(0));
         for writer in 0..4 {
             let client = cluster.admin().await;
-            writers.push(tokio::spawn(write(client, format!("w{round}-{writer}"))));
+            let write = write(client, format!("w{round}-{writer}"), Arc::clone(&count));
+            writers.push(tokio::spawn(write));
+        }
+        while count.load(Ordering::Relaxed) < 8 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // A point in time that differs from round to round.
         let point = (u64::from(round) * 7919) % 150_000;
-        tokio::time::sleep(Duration::from_micros(20_000 + point)).await;
+        tokio::time::sleep(Duration::from_micros(point)).await;
         cluster.kill();
         let mut written = BTreeMap::new();
         for writer in writers {
             written.extend(writer.await.unwrap());
+        }
+        if let Some(etcd) = &mut etcd {
+            etcd.kill();
+            etcd.restart();
         }
         cluster.restart();
         let (seen, reached) = resume(&cluster, last, &written).await;
@@ -93,7 +120,7 @@ async fn acknowledged_writes_survive() {
         acknowledged.extend(written);
         watched.extend(seen);
     }
-    assert!(acknowledged.len() > 20, "only {} writes were tried", acknowledged.len());
+    println!("{} acknowledged writes in {rounds} rounds", acknowledged.len());
     let list = cluster.admin().await.ok("GET", OWN, &Value::Null).await;
     let mut found = BTreeMap::new();
     for item in list["items"].as_array().unwrap() {

@@ -3,13 +3,15 @@
 //!
 //! In the API server's process the client is a function call away; elsewhere it could be a
 //! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
-//! [`Cache`], and tell of changes. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`]
-//! amounts, [`Selector`] label selectors, [`RequiredNodes`] and [`Toleration`] which nodes a pod may
-//! run on; [`quota`] counts what ResourceQuotas limit.
+//! [`Cache`], and tell of changes. [`Election`] lets one of several processes lead. [`Recorder`]
+//! writes events. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label selectors,
+//! [`RequiredNodes`] and [`Toleration`] which nodes a pod may run on; [`quota`] counts what
+//! ResourceQuotas limit.
 
 #![forbid(unsafe_code)]
 
 mod client;
+mod election;
 mod informer;
 mod node_selector;
 pub mod object;
@@ -26,6 +28,7 @@ pub use client::{
     Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Stream,
     Target,
 };
+pub use election::{Election, ElectionTiming};
 pub use informer::{Cache, Informers, Told};
 pub use node_selector::{Labelled, NodeSelectorTerm, RequiredNodes};
 pub use recorder::Recorder;

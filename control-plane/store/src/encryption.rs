@@ -80,7 +80,11 @@ impl Keyring {
         Ok([ENVELOPE, name.as_bytes(), b":", &nonce, &sealed].concat())
     }
 
-    fn open(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
+    /// What was sealed at `key`.
+    ///
+    /// # Errors
+    /// If it was sealed with another key, or for another place, or has been changed.
+    pub fn open(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
         let failed = |why: &str| StoreError::Backend(format!("cannot decrypt {key}: {why}").into());
         let Some((name, rest)) = split(value) else {
             return match self.plain {
@@ -104,6 +108,11 @@ impl Keyring {
         Ok(sealed)
     }
 
+    /// Whether the key that sealed `value` is here, if it is sealed.
+    fn knows(&self, value: &[u8]) -> bool {
+        split(value).is_none_or(|(name, _)| self.keys.iter().any(|(own, _)| own.as_bytes() == name))
+    }
+
     /// Whether the key that seals now has sealed `value`.
     fn is_current(&self, value: &[u8]) -> bool {
         split(value).is_some_and(|(name, _)| name == self.keys[0].0.as_bytes())
@@ -117,6 +126,12 @@ fn split(value: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&rest[..end], &rest[end + 1..]))
 }
 
+/// The name of the key that sealed `value`, if it is sealed.
+#[must_use]
+pub fn key_name(value: &[u8]) -> Option<String> {
+    split(value).map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+}
+
 /// A store that encrypts what lies below some prefixes.
 #[derive(Clone)]
 pub struct EncryptedStore {
@@ -124,9 +139,14 @@ pub struct EncryptedStore {
     sealing: Arc<Sealing>,
 }
 
+/// Where newer keys come from.
+type Reload = dyn Fn() -> Result<Keyring> + Send + Sync;
+
 struct Sealing {
     prefixes: Vec<String>,
     keys: RwLock<Arc<Keyring>>,
+    /// Asked for keys that are not known: another server of the cluster may have a new one.
+    reload: Option<Box<Reload>>,
 }
 
 impl fmt::Debug for EncryptedStore {
@@ -144,9 +164,26 @@ impl Sealing {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The keys to open `value` with.
+    fn keys_for(&self, value: &[u8]) -> Result<Arc<Keyring>> {
+        let keys = self.keys();
+        match &self.reload {
+            Some(reload) if !keys.knows(value) => {
+                let newer = Arc::new(reload()?);
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&newer);
+                Ok(newer)
+            }
+            _ => Ok(keys),
+        }
+    }
+
+    fn open(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
+        self.keys_for(value)?.open(key, value)
+    }
+
     fn opened(&self, mut entry: Entry) -> Result<Entry> {
         if self.covers(&entry.key) {
-            entry.value = self.keys().open(&entry.key, &entry.value)?.into();
+            entry.value = self.open(&entry.key, &entry.value)?.into();
         }
         Ok(entry)
     }
@@ -155,9 +192,8 @@ impl Sealing {
         if !self.covers(&event.key) {
             return Ok(event);
         }
-        let keys = self.keys();
         let open = |value: &Option<Arc<[u8]>>| {
-            value.as_ref().map(|value| keys.open(&event.key, value).map(Into::into)).transpose()
+            value.as_ref().map(|value| self.open(&event.key, value).map(Into::into)).transpose()
         };
         Ok(Arc::new(Event {
             revision: event.revision,
@@ -172,12 +208,31 @@ impl EncryptedStore {
     /// Encrypts what `inner` keeps below `prefixes`.
     pub fn new(inner: Arc<dyn Store>, prefixes: Vec<String>, keys: Keyring) -> Self {
         let keys = RwLock::new(Arc::new(keys));
-        Self { inner, sealing: Arc::new(Sealing { prefixes, keys }) }
+        Self { inner, sealing: Arc::new(Sealing { prefixes, keys, reload: None }) }
+    }
+
+    /// As [`new`](Self::new), over a store that other servers write as well: a value that was sealed
+    /// with a key that is not known has `reload` called for the keys that there are now.
+    pub fn shared(
+        inner: Arc<dyn Store>,
+        prefixes: Vec<String>,
+        keys: Keyring,
+        reload: impl Fn() -> Result<Keyring> + Send + Sync + 'static,
+    ) -> Self {
+        let keys = RwLock::new(Arc::new(keys));
+        let reload: Option<Box<Reload>> = Some(Box::new(reload));
+        Self { inner, sealing: Arc::new(Sealing { prefixes, keys, reload }) }
     }
 
     /// Seals with the first of `keys` from now on.
     pub fn set_keys(&self, keys: Keyring) {
         *self.sealing.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// The name of the key that seals now.
+    #[must_use]
+    pub fn sealing_key(&self) -> String {
+        self.sealing.keys().keys[0].0.clone()
     }
 
     /// Seals everything anew that the first key has not sealed, and forgets the past, which has
@@ -197,7 +252,7 @@ impl EncryptedStore {
                     if keys.is_current(&entry.value) {
                         continue;
                     }
-                    let value = keys.open(&entry.key, &entry.value)?;
+                    let value = self.sealing.open(&entry.key, &entry.value)?;
                     let (key, expected) = (entry.key, entry.revision);
                     let value = keys.seal(&key, value)?;
                     match self.inner.write(Write::Update { key, value, expected }).await {

@@ -12,6 +12,7 @@
 //! [`EtcdStore`] keeps it in etcd, which several processes may share: none of them holds anything
 //! that the others need. Watchers are fed from one watch per process.
 //!
+//! [`SqliteSnapshot`] and [`SqliteImport`] read and make a SQLite store as a whole, for backups.
 //! [`encryption`] seals values, over any store.
 //!
 //! [`conformance`] is the suite that every implementation passes.
@@ -24,6 +25,7 @@ mod etcd;
 mod log;
 mod ring;
 mod sqlite;
+mod transfer;
 mod writer;
 
 use std::fmt;
@@ -33,6 +35,7 @@ use async_trait::async_trait;
 
 pub use etcd::{EtcdConfig, EtcdStore, EtcdTls};
 pub use sqlite::SqliteStore;
+pub use transfer::{SqliteImport, SqliteSnapshot};
 
 /// A point in the store's history. Zero is before the first write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -71,7 +71,7 @@ fn from_sql(row: &Row<'_>, column: usize) -> rusqlite::Result<Revision> {
     Ok(Revision(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default()))
 }
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let value: Vec<u8> = row.get(1)?;
     Ok(Entry { key: row.get(0)?, value: value.into(), revision: from_sql(row, 2)? })
 }

@@ -84,3 +84,15 @@ async fn a_new_key_takes_over() {
     store.set_keys(keys(&["new"], false));
     assert_eq!(value(&store).await, SECRET.as_bytes());
 }
+
+#[tokio::test]
+async fn another_servers_new_key_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = sqlite(dir.path());
+    let prefixes = || vec!["/secrets/".to_owned()];
+    let newer = || Ok(keys(&["new", "old"], false));
+    let other =
+        EncryptedStore::shared(Arc::clone(&inner), prefixes(), keys(&["old"], false), newer);
+    put(&EncryptedStore::new(inner, prefixes(), keys(&["new"], false))).await;
+    assert_eq!(value(&other).await, SECRET.as_bytes());
+}

@@ -31,13 +31,24 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bulkhead-api-server");
 
 /// A cluster's directory with a server over it. Dropping it kills the server.
 pub(crate) struct Cluster {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: Arc<tempfile::TempDir>,
     pub(crate) address: SocketAddr,
     server: Child,
+    options: Vec<String>,
 }
 
 impl Cluster {
     pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Over an etcd.
+    pub(crate) fn over(etcd: &bulkhead_test_etcd::Etcd) -> Self {
+        Self::with(&["--etcd-servers", &etcd.url()])
+    }
+
+    /// With options of `serve`.
+    pub(crate) fn with(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let made = Command::new(BINARY)
             .args(["init", "--name", "test", "--host", "box", "--dir"])
@@ -45,8 +56,34 @@ impl Cluster {
             .status()
             .unwrap();
         assert!(made.success());
-        let (server, address) = spawn(dir.path());
-        Self { dir, address, server }
+        Self::serve(Arc::new(dir), options.iter().map(|&option| option.into()).collect())
+    }
+
+    /// A backup of it, as `bulkhead-api-server backup` writes it.
+    pub(crate) fn backup(&self) -> std::process::Output {
+        let mut backup = Command::new(BINARY);
+        backup.args(["backup", "--dir"]).arg(self.dir.path()).args(&self.options);
+        backup.args(["--about", r#"{"name":"test"}"#]).output().unwrap()
+    }
+
+    /// A cluster restored from a backup, with options of `restore` and `serve`.
+    pub(crate) fn restored(backup: &Path, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut restore = Command::new(BINARY);
+        restore.args(["restore", "--dir"]).arg(dir.path()).args(options).arg(backup);
+        let restored = restore.output().unwrap();
+        assert!(restored.status.success(), "{restored:?}");
+        Self::serve(Arc::new(dir), options.iter().map(|&option| option.into()).collect())
+    }
+
+    /// Another server with the same keys and options.
+    pub(crate) fn peer(&self) -> Self {
+        Self::serve(Arc::clone(&self.dir), self.options.clone())
+    }
+
+    fn serve(dir: Arc<tempfile::TempDir>, options: Vec<String>) -> Self {
+        let (server, address) = spawn(dir.path(), &options);
+        Self { dir, address, server, options }
     }
 
     /// Kills the server with SIGKILL.
@@ -57,7 +94,7 @@ impl Cluster {
 
     /// Starts a server again over what the last one left.
     pub(crate) fn restart(&mut self) {
-        (self.server, self.address) = spawn(self.dir.path());
+        (self.server, self.address) = spawn(self.dir.path(), &self.options);
     }
 
     pub(crate) fn pki(&self, file: &str) -> PathBuf {
@@ -101,10 +138,11 @@ impl Drop for Cluster {
 }
 
 /// Starts a server on a free port; standard output is where it says that it is ready.
-fn spawn(dir: &Path) -> (Child, SocketAddr) {
+fn spawn(dir: &Path, options: &[String]) -> (Child, SocketAddr) {
     let mut server = Command::new(BINARY)
         .args(["serve", "--listen", "127.0.0.1:0", "--ready-fd", "1", "--dir"])
         .arg(dir)
+        .args(options)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -16,9 +16,12 @@ const MAX_DEPTH: usize = 8;
 /// Keeps aggregated roles as they should be, for ever.
 pub(crate) async fn run(api: Api, authorizer: std::sync::Arc<Authorizer>) {
     let mut moved = authorizer.rbac().position();
-    while moved.changed().await.is_ok() {
+    loop {
         if let Err(error) = reconcile(&api, &authorizer).await {
             tracing::warn!(%error, "aggregating cluster roles");
+        }
+        if moved.changed().await.is_err() {
+            return;
         }
     }
 }
