@@ -15,6 +15,7 @@ use crate::deployment::DEPLOYMENTS;
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
 use crate::replicas::{CONTROLLERS, SETS};
+use crate::stateful::STATEFUL_SETS;
 
 const BUDGETS: Kind = Kind::new("policy", "v1", "poddisruptionbudgets");
 /// How many budgets are synced at a time.
@@ -29,6 +30,7 @@ struct Controller {
     sets: Arc<Cache>,
     controllers: Arc<Cache>,
     deployments: Arc<Cache>,
+    stateful: Arc<Cache>,
 }
 
 /// Keeps the budgets' status, for ever.
@@ -41,9 +43,10 @@ pub(crate) async fn run(informers: Arc<Informers>) {
         sets: cache(&SETS),
         controllers: cache(&CONTROLLERS),
         deployments: cache(&DEPLOYMENTS),
+        stateful: cache(&STATEFUL_SETS),
     });
-    let Controller { budgets, pods, sets, controllers, deployments, .. } = &*controller;
-    for cache in [budgets, pods, sets, controllers, deployments] {
+    let Controller { budgets, pods, sets, controllers, deployments, stateful, .. } = &*controller;
+    for cache in [budgets, pods, sets, controllers, deployments, stateful] {
         cache.synced().await;
     }
     let queue = Queue::new();
@@ -66,6 +69,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
         on_change(Arc::clone(sets), all_of),
         on_change(Arc::clone(controllers), all_of),
         on_change(Arc::clone(deployments), all_of),
+        on_change(Arc::clone(stateful), all_of),
         Arc::clone(&queue).work("PodDisruptionBudget", WORKERS, move |key| {
             let controller = Arc::clone(&worker);
             async move { controller.sync(&key).await }
@@ -120,6 +124,9 @@ impl Controller {
         };
         if let Some(controller) = of(pod, "ReplicationController", &self.controllers) {
             return Some(controller);
+        }
+        if let Some(set) = of(pod, "StatefulSet", &self.stateful) {
+            return Some(set);
         }
         let set = of(pod, "ReplicaSet", &self.sets)?;
         Some(of(&set, "Deployment", &self.deployments).unwrap_or(set))

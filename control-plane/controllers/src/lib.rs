@@ -5,7 +5,7 @@
 //! and take their keys from work queues ([`queue`]).
 //!
 //! [`deployment`], [`replicas`], [`stateful`], [`daemon`], [`job`] and [`cron`] keep
-//! workloads; [`gc`] deletes what has lost its owners;
+//! workloads; [`endpoints`] says where Services lead; [`gc`] deletes what has lost its owners;
 //! [`disruption`] keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives
 //! their pods away; [`defaults`] makes what every namespace has; [`cleanup`] empties namespaces
 //! that are deleted and removes pods of nodes that are gone.
@@ -20,6 +20,7 @@ mod daemon;
 mod defaults;
 mod deployment;
 mod disruption;
+mod endpoints;
 mod gc;
 mod hash;
 mod history;
@@ -69,6 +70,7 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
     tasks.spawn(daemon::run(with()));
     tasks.spawn(job::run(with()));
     tasks.spawn(cron::run(with()));
+    tasks.spawn(endpoints::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
     tasks.spawn(taints::run(with()));

@@ -1,9 +1,14 @@
 //! Hollow nodes: what a host reports of its pods, without running them. Images say what becomes of
 //! a pod: `run` runs, `exit-N` ends with that code, `stuck` never starts.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use serde_json::{Value, json};
 
 use super::{Client, Cluster, Lines, add_node};
+
+/// The next pod's address, from 10.1.0.1 on.
+static ADDRESSES: AtomicU32 = AtomicU32::new(0x0a01_0001);
 
 /// Adds nodes, and reports for the pods that are bound to any, until it is dropped.
 pub(crate) struct Hollow(tokio::task::JoinHandle<()>);
@@ -68,7 +73,9 @@ async fn report(client: &mut Client, pod: &Value) {
         "name": pod["spec"]["containers"][0]["name"], "image": image, "imageID": "", "restartCount": 0,
         "ready": ready == "True", "state": state,
     });
+    let address = std::net::Ipv4Addr::from_bits(ADDRESSES.fetch_add(1, Ordering::Relaxed));
     let status = json!({"metadata": {"uid": metadata["uid"]}, "status": {
+        "podIP": address.to_string(),
         "phase": phase,
         "startTime": since,
         "containerStatuses": [container],

@@ -1,0 +1,143 @@
+//! Where Services lead, with kubectl, on hollow nodes.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::hollow::Hollow;
+use common::kubectl::Kubectl;
+use common::{Client, Cluster, until};
+use serde_json::{Value, json};
+
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/web";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+const SET: &str = "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web}
+spec:
+  replicas: 3
+  serviceName: web
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: c, image: 'run:1', ports: [{name: http, containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {team: a}}
+spec:
+  clusterIP: None
+  selector: {app: web}
+  ports: [{name: web, port: 80, targetPort: http}, {name: other, port: 9090}]
+";
+
+/// The endpoints of the Service `web` in all its slices.
+fn all(slices: &Value) -> Vec<&Value> {
+    let slices = slices["items"].as_array().unwrap().iter();
+    let mine =
+        slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
+    mine.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten()).collect()
+}
+
+fn ready(slices: &Value) -> usize {
+    all(slices).iter().filter(|endpoint| endpoint["conditions"]["ready"] == true).count()
+}
+
+fn addresses<'a>(endpoints: &'a Value, list: &str) -> Vec<&'a str> {
+    let addresses = endpoints["subsets"][0][list].as_array().into_iter().flatten();
+    addresses.map(|address| address["ip"].as_str().unwrap()).collect()
+}
+
+async fn set_ready(client: &mut Client, pod: &str, ready: &str) {
+    let condition = json!({"type": "Ready", "status": ready});
+    let status = json!({"status": {"conditions": [condition]}});
+    let path = format!("{PODS}/{pod}/status");
+    let strategic = "application/strategic-merge-patch+json";
+    assert_eq!(client.typed("PATCH", &path, strategic, &status).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_leads_to_the_pods_that_it_selects() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let _nodes = Hollow::start(&cluster, &["n1"]).await;
+    let mut client = cluster.admin().await;
+    kubectl.run("label node n1 topology.kubernetes.io/zone=z");
+    kubectl.run(&format!("apply -f {}", kubectl.file("web.yaml", SET)));
+
+    let slices = until(&mut client, SLICES, |slices| ready(slices) == 3).await;
+    let names: BTreeSet<_> =
+        all(&slices).iter().map(|one| one["hostname"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["web-0", "web-1", "web-2"].map(str::to_owned).into());
+    let one = all(&slices)[0];
+    assert_eq!((&one["nodeName"], &one["zone"]), (&json!("n1"), &json!("z")));
+    let slice = slices["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
+    let slice = slice.unwrap();
+    assert_eq!(slice["ports"][0], json!({"name": "web", "port": 8080, "protocol": "TCP"}));
+    assert_eq!(slice["ports"][1], json!({"name": "other", "port": 9090, "protocol": "TCP"}));
+    assert_eq!(slice["metadata"]["labels"]["team"], "a");
+    assert_eq!(slice["metadata"]["labels"]["service.kubernetes.io/headless"], "");
+    assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Service");
+    let whole = until(&mut client, ENDPOINTS, |one| addresses(one, "addresses").len() == 3).await;
+    assert_eq!(whole["subsets"][0]["ports"].as_array().unwrap().len(), 2);
+    let described = kubectl.run("describe service web");
+    assert!(
+        described.contains(&format!("{}:8080", addresses(&whole, "addresses")[0])),
+        "{described}"
+    );
+
+    // What is not ready is told, and gets nothing.
+    set_ready(&mut client, "web-1", "False").await;
+    until(&mut client, SLICES, |slices| ready(slices) == 2 && all(slices).len() == 3).await;
+    until(&mut client, ENDPOINTS, |one| addresses(one, "notReadyAddresses").len() == 1).await;
+    kubectl.run(r#"patch service web -p {"spec":{"publishNotReadyAddresses":true}}"#);
+    until(&mut client, SLICES, |slices| ready(slices) == 3).await;
+    until(&mut client, ENDPOINTS, |one| addresses(one, "addresses").len() == 3).await;
+    kubectl.run(r#"patch service web -p {"spec":{"publishNotReadyAddresses":false}}"#);
+    set_ready(&mut client, "web-1", "True").await;
+
+    // Pods go, selectors change, Services are deleted.
+    kubectl.run("scale statefulset web --replicas=1");
+    until(&mut client, SLICES, |slices| all(slices).len() == 1 && ready(slices) == 1).await;
+    kubectl.run(r#"patch service web -p {"spec":{"selector":{"app":"none"}}}"#);
+    until(&mut client, SLICES, |slices| all(slices).is_empty()).await;
+    until(&mut client, ENDPOINTS, |one| one["subsets"].is_null()).await;
+    kubectl.run("label pod web-0 app=none --overwrite");
+    until(&mut client, SLICES, |slices| all(slices).len() == 1).await;
+    kubectl.run("delete service web");
+    until(&mut client, ENDPOINTS, |answer| answer["code"] == 404).await;
+    let gone = |slices: &Value| slices["items"].as_array().unwrap().len() == 1;
+    let left = until(&mut client, SLICES, gone).await;
+    assert_eq!(left["items"][0]["metadata"]["name"], "kubernetes", "that of the API server");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_ends_serves_to_the_end_and_budgets_know_stateful_sets() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let nodes = Hollow::start(&cluster, &["n1"]).await;
+    let mut client = cluster.admin().await;
+    kubectl.run(&format!("apply -f {}", kubectl.file("web.yaml", SET)));
+    until(&mut client, SLICES, |slices| ready(slices) == 3).await;
+    kubectl.run("create poddisruptionbudget web --selector=app=web --max-unavailable=1");
+    let budget = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/web";
+    let seen = until(&mut client, budget, |one| one["status"]["expectedPods"] == 3).await;
+    assert_eq!(seen["status"]["disruptionsAllowed"], 1);
+    // Nobody reports that it is gone.
+    drop(nodes);
+    kubectl.run("delete pod web-2 --wait=false");
+    let going = until(&mut client, SLICES, |slices| ready(slices) == 2).await;
+    let conditions = all(&going).into_iter().map(|one| &one["conditions"]);
+    let mut ending = conditions.filter(|one| one["terminating"] == true);
+    assert_eq!(ending.next().unwrap()["serving"], true);
+    until(&mut client, ENDPOINTS, |one| addresses(one, "addresses").len() == 2).await;
+}
