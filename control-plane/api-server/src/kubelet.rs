@@ -1,10 +1,12 @@
 //! Logs, exec, attach and port-forward: the host's kubelet endpoint answers, this server passes it on.
+//! What nodes and pods use it asks of the endpoint itself ([`crate::metrics`]).
 //!
 //! The connection to it is mutual TLS with the cluster's certificates. An upgraded connection
 //! (WebSocket, SPDY) is copied byte for byte in both directions; its frames are the client's and the
 //! endpoint's business.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -19,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::body::ResponseBody;
+use crate::metrics::Summaries;
 use crate::object::{list, name, namespace, text};
 use crate::options::Query;
 use crate::status::{Result, Status};
@@ -36,6 +39,12 @@ const PASSED: [HeaderName; 7] = [
 
 /// The longest reason for a refusal that is passed on, in bytes.
 const MAX_REASON: usize = 4 << 10;
+
+/// The longest answer about what nodes use, in bytes: some 200 for each container.
+const MAX_SUMMARIES: usize = 64 << 20;
+
+/// How long measuring may take.
+const MEASURING: Duration = Duration::from_secs(15);
 
 /// The way to the hosts' kubelet endpoints.
 pub struct Kubelets {
@@ -106,6 +115,34 @@ impl Kubelets {
         parts.headers.remove(header::CONNECTION);
         parts.headers.remove(header::TRANSFER_ENCODING);
         Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// Asks the endpoint of `node` what the nodes `names`, for all of which it speaks, and their
+    /// pods use.
+    ///
+    /// # Errors
+    /// `ServiceUnavailable` if the endpoint cannot be reached or does not answer as it should.
+    pub(crate) async fn summaries(&self, node: &Value, names: &[String]) -> Result<Summaries> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Status::unavailable(format!("the host's kubelet endpoint: /stats/summary: {why}"))
+        };
+        let exchange = async {
+            let mut sender = self.connect(node).await?;
+            let query = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(names.iter().map(|name| ("node", name)))
+                .finish();
+            let request = to_endpoint(&format!("/stats/summary?{query}"))?;
+            let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+            let code = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_SUMMARIES).collect().await;
+            let body = body.map_err(|error| failed(&error))?.to_bytes();
+            if code != StatusCode::OK {
+                return Err(failed(&code));
+            }
+            serde_json::from_slice(&body).map_err(|error| failed(&error))
+        };
+        let answered = tokio::time::timeout(MEASURING, exchange).await;
+        answered.map_err(|_| failed(&"no answer in time"))?
     }
 
     /// A connection to `port` of `pod`, which is on `node`.

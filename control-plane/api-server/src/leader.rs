@@ -15,6 +15,7 @@ use crate::auth::authorizer::Authorizer;
 use crate::auth::rbac::aggregation;
 use crate::custom::CustomResources;
 use crate::housekeeping;
+use crate::kubelet::Kubelets;
 use crate::local::LocalClient;
 
 /// The lease of who leads.
@@ -26,6 +27,8 @@ const LEASE: &str = "bulkhead-control-plane";
 pub(crate) struct Duties {
     pub(crate) api: Api,
     pub(crate) authorizer: Arc<Authorizer>,
+    /// Where metrics come from.
+    pub(crate) kubelets: Arc<Kubelets>,
     pub(crate) custom: Arc<CustomResources>,
     /// The cluster's, PEM.
     pub(crate) root_certificate: Arc<str>,
@@ -44,7 +47,10 @@ impl Duties {
         tasks.spawn(services::keep_repaired(self.api.clone()));
         tasks.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
         tasks.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
-        let informers = Informers::new(Arc::new(LocalClient::new(self.api.clone())));
+        let informers = Informers::new(Arc::new(LocalClient::new(
+            self.api.clone(),
+            Arc::clone(&self.kubelets),
+        )));
         tasks.spawn(bulkhead_scheduler::run(Arc::clone(&informers)));
         let controllers =
             bulkhead_controllers::start(&informers, Arc::clone(&self.root_certificate));
@@ -76,7 +82,7 @@ pub(crate) fn start(duties: Duties, election: Option<ElectionTiming>) -> Leading
             let _doing = duties.begin();
             return ended(&mut stopped).await;
         };
-        let client = Arc::new(LocalClient::new(duties.api.clone()));
+        let client = Arc::new(LocalClient::new(duties.api.clone(), Arc::clone(&duties.kubelets)));
         let election = Election::new(client, NAMESPACE, LEASE, &identity(), timing);
         lead(&duties, election, stopped).await;
     });

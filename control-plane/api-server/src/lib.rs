@@ -6,8 +6,8 @@
 //! and [`output`] shapes the answer. Objects are JSON values, kept with fields that this server does
 //! not know; bodies may be JSON, YAML or protobuf, answers are JSON. [`discovery`] and [`openapi`]
 //! tell clients what there is. [`kubelet`] passes logs, exec and attach on to the host that runs the
-//! pod. [`pki`] makes a cluster's certificates. [`storage`] says where the
-//! objects are kept. [`serve`] puts it together, with the scheduler and the controllers, which talk to
+//! pod; of that host [`metrics`] asks what nodes and pods use. [`pki`] makes a cluster's
+//! certificates. [`storage`] says where the objects are kept. [`serve`] puts it together, with the scheduler and the controllers, which talk to
 //! [`api`] in process ([`local`]) but as a client over HTTP would. Of several servers over one etcd,
 //! one at a time runs those. [`backup`] puts all of a cluster into a file, and back.
 //!
@@ -34,6 +34,7 @@ pub mod kubelet;
 mod leader;
 pub mod local;
 pub mod managed;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod openapi;

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Api, Place, WatchEventKind, Watcher};
 use crate::body::Body;
+use crate::kubelet::Kubelets;
+use crate::metrics::{self, Metrics};
 use crate::object;
 use crate::options::{self, FieldValidation, Preconditions, ReadOptions, WriteOptions};
 use crate::patch;
@@ -23,13 +25,15 @@ type Result<T> = std::result::Result<T, ClientError>;
 #[derive(Debug)]
 pub struct LocalClient {
     api: Api,
+    metrics: Metrics,
 }
 
 impl LocalClient {
-    /// A client of `api`.
+    /// A client of `api`; metrics come from `kubelets`.
     #[must_use]
-    pub fn new(api: Api) -> Self {
-        Self { api }
+    pub fn new(api: Api, kubelets: Arc<Kubelets>) -> Self {
+        let metrics = Metrics::new(api.clone(), kubelets);
+        Self { api, metrics }
     }
 
     fn place(&self, kind: &Kind, namespace: Option<&str>) -> Result<Place> {
@@ -84,7 +88,11 @@ impl Client for LocalClient {
     }
 
     async fn list(&self, kind: &Kind, namespace: Option<&str>) -> Result<(Vec<Value>, u64)> {
-        let list = self.api.list(&self.place(kind, namespace)?, &ReadOptions::default()).await;
+        let (place, options) = (self.place(kind, namespace)?, ReadOptions::default());
+        let list = match kind.group == metrics::GROUP {
+            true => self.metrics.list(&place, &options).await,
+            false => self.api.list(&place, &options).await,
+        };
         let list = list.map_err(failed)?;
         Ok((list.items, list.resource_version))
     }
@@ -101,7 +109,12 @@ impl Client for LocalClient {
     }
 
     async fn get(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Value> {
-        self.api.get(&self.place(kind, namespace)?, name).await.map_err(failed)
+        let place = self.place(kind, namespace)?;
+        let object = match kind.group == metrics::GROUP {
+            true => self.metrics.get(&place, name).await,
+            false => self.api.get(&place, name).await,
+        };
+        object.map_err(failed)
     }
 
     async fn create(&self, kind: &Kind, object: Value) -> Result<Value> {

@@ -191,9 +191,9 @@ impl Server {
         let kubelets = Arc::new(Kubelets::new(tls.client));
         let proxy = Proxy::new(api.clone(), Arc::clone(&kubelets))?;
         let (rights, kinds) = (Arc::clone(&authorizer), Arc::clone(&custom));
-        let front = Front::new(api.clone(), rights, tokens, kinds, kubelets, proxy);
+        let front = Front::new(api.clone(), rights, tokens, kinds, Arc::clone(&kubelets), proxy);
         let root_certificate = root_certificate.into();
-        let duties = Duties { api, authorizer, custom, root_certificate };
+        let duties = Duties { api, authorizer, custom, kubelets, root_certificate };
         let election = storage.is_shared().then_some(election);
         Ok(Self { listener, tls: tls.server, front, duties, election, secrets, own_service })
     }

@@ -1,4 +1,5 @@
-//! Logs and exec reach the host's kubelet endpoint, over mutual TLS, with the upgrade intact.
+//! Logs, exec and requests for metrics reach the host's kubelet endpoint, over mutual TLS, with the
+//! upgrade intact.
 
 mod common;
 
@@ -6,6 +7,7 @@ use bytes::Bytes;
 use common::kubelet;
 use common::{Cluster, add_node, pod, until};
 use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -75,4 +77,84 @@ async fn an_endpoint_that_is_down_is_named() {
     let message = status["message"].as_str().unwrap();
     assert_eq!(code, 503);
     assert!(message.contains("n1") && message.contains(&port.to_string()), "{message}");
+}
+
+#[tokio::test]
+async fn metrics_are_what_the_hosts_say_of_their_own() {
+    const NODES: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
+    const PODS_METRICS: &str = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods";
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let summaries = kubelet::Summaries::default();
+    let port = kubelet::start_measuring(&cluster, &summaries).await;
+    add_node(&mut client, "n1", port).await;
+    let web = client.ok("POST", PODS, &pod("web", "1Mi")).await;
+    let other = client.ok("POST", PODS, &pod("other", "1Mi")).await;
+    for name in ["web", "other"] {
+        let path = format!("{PODS}/{name}");
+        until(&mut client, &path, |pod| pod["spec"]["nodeName"] == "n1").await;
+    }
+    // A node of a host that is down.
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    add_node(&mut client, "n2", unused).await;
+
+    let usage = |cpu: u64, memory: u64| {
+        json!({
+            "cpu": {"time": "2026-01-02T03:04:05Z", "usageNanoCores": cpu,
+                "usageCoreNanoSeconds": 1, "windowNanoSeconds": 10_500_000_000_u64},
+            "memory": {"time": "2026-01-02T03:04:05Z", "workingSetBytes": memory},
+        })
+    };
+    let container = |name: &str| {
+        let mut container = usage(250_000_000, 8 << 20);
+        container["name"] = name.into();
+        container
+    };
+    let summary = |node: &str, pods: Value| {
+        let mut of_node = usage(1_500_000_000, 64 << 20);
+        of_node["nodeName"] = node.into();
+        json!({"node": of_node, "pods": pods})
+    };
+    let measured = |pod: &Value| {
+        json!({"podRef": {"name": "x", "namespace": "y", "uid": pod["metadata"]["uid"]},
+            "containers": [container("c"), container("d")]})
+    };
+    *summaries.lock().unwrap() = json!({"items": [
+        summary("n1", json!([measured(&web)])),
+        // Of a node that is not this host's, with a pod that is not on it.
+        summary("n2", json!([measured(&other)])),
+    ]});
+
+    let nodes = client.ok("GET", NODES, &Value::Null).await;
+    assert_eq!(nodes["kind"], "NodeMetricsList");
+    assert_eq!(nodes["items"].as_array().unwrap().len(), 1, "{nodes}");
+    assert_eq!(nodes["items"][0]["metadata"]["name"], "n1");
+    assert_eq!(nodes["items"][0]["usage"], json!({"cpu": "1500000000n", "memory": "65536Ki"}));
+    assert_eq!(nodes["items"][0]["window"], "10.500s");
+
+    let pods = client.ok("GET", PODS_METRICS, &Value::Null).await;
+    assert_eq!(pods["items"].as_array().unwrap().len(), 1, "{pods}");
+    let metrics = client.ok("GET", &format!("{PODS_METRICS}/web"), &Value::Null).await;
+    assert_eq!(metrics["metadata"]["labels"]["app"], "web");
+    assert_eq!(metrics["containers"][1]["name"], "d");
+    let count = async |client: &mut common::Client, query: &str| {
+        let path = format!("/apis/metrics.k8s.io/v1beta1/pods?{query}");
+        client.ok("GET", &path, &Value::Null).await["items"].as_array().unwrap().len()
+    };
+    assert_eq!(count(&mut client, "labelSelector=app%3Dweb").await, 1);
+    assert_eq!(count(&mut client, "labelSelector=app%3Dother").await, 0);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let (_, table) = client.exchange("GET", PODS_METRICS, &table, Vec::new()).await;
+    assert_eq!(table["rows"][0]["cells"], json!(["web", "500000000n", "16384Ki", "10.500s"]));
+
+    for (path, resource, name) in [
+        (format!("{NODES}/n2"), "nodemetrics", "n2"),
+        (format!("{PODS_METRICS}/other"), "podmetrics", "default/other"),
+    ] {
+        let (code, status) = client.get(&path).await;
+        let expected = format!("{resource}.metrics.k8s.io \"{name}\" not found");
+        assert_eq!((code, status["message"].as_str()), (404, Some(&*expected)));
+    }
+    let (code, _) = client.get(&format!("{NODES}?watch=1")).await;
+    assert_eq!(code, 405);
 }

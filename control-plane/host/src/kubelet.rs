@@ -15,6 +15,7 @@ mod pods;
 mod port_forward;
 mod resolver;
 mod spdy;
+mod stats;
 mod status;
 mod streams;
 mod upgrade;
@@ -43,6 +44,7 @@ struct Context {
     port: u16,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     pods: Pods,
+    measurements: stats::Measurements,
 }
 
 impl Context {
@@ -78,6 +80,7 @@ impl Kubelet {
             port: endpoint.port(),
             nodes: Mutex::default(),
             pods: Pods::default(),
+            measurements: stats::Measurements::default(),
         });
         let tasks = vec![
             posting,
@@ -112,6 +115,7 @@ impl Kubelet {
             task.abort();
         }
         self.context.nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.context.measurements.forget(name);
         pods::delete_all(&self.context, name).await;
         node::unregister(&self.context.kube, name).await;
     }

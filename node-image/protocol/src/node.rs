@@ -71,6 +71,8 @@ pub enum ShutdownMode {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStats {
+    /// When this was measured, in nanoseconds since boot: what a rate is taken over.
+    pub uptime_ns: u64,
     /// CPU time of everything since boot, in nanoseconds.
     pub cpu_ns: u64,
     /// Memory in use (total less available), in bytes.
@@ -101,6 +103,8 @@ pub struct PodStats {
 pub struct ContainerStats {
     /// The container's name.
     pub name: String,
+    /// How long it has run, in nanoseconds.
+    pub running_ns: u64,
     /// CPU time since it started, in nanoseconds.
     pub cpu_ns: u64,
     /// Working set (usage less inactive file pages), in bytes.

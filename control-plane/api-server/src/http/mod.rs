@@ -2,6 +2,7 @@
 
 pub mod connection;
 mod gzip;
+mod measured;
 mod stream;
 mod subresource;
 mod write;
@@ -22,6 +23,7 @@ use crate::auth::token::{self, Tokens};
 use crate::body::{self, Body, BoxError, ResponseBody};
 use crate::custom::CustomResources;
 use crate::kubelet::Kubelets;
+use crate::metrics::{self, Metrics};
 use crate::options::{Query, WriteOptions};
 use crate::output::Shape;
 use crate::proxy::Proxy;
@@ -46,12 +48,13 @@ pub struct Front {
     tokens: Tokens,
     custom: Arc<CustomResources>,
     kubelets: Arc<Kubelets>,
+    metrics: Metrics,
     proxy: Arc<Proxy>,
 }
 
 impl Front {
-    /// A front of `api` and its `custom` resources for whom `authorizer` lets in; logs, exec and
-    /// attach go to `kubelets`, and what is proxied goes through `proxy`.
+    /// A front of `api` and its `custom` resources for whom `authorizer` lets in; logs, exec,
+    /// attach and metrics come from `kubelets`, and what is proxied goes through `proxy`.
     #[must_use]
     pub fn new(
         api: Api,
@@ -61,7 +64,9 @@ impl Front {
         kubelets: Arc<Kubelets>,
         proxy: Proxy,
     ) -> Self {
-        Self { api, authorizer, tokens, custom, kubelets, proxy: Arc::new(proxy) }
+        let metrics = Metrics::new(api.clone(), Arc::clone(&kubelets));
+        let proxy = Arc::new(proxy);
+        Self { api, authorizer, tokens, custom, kubelets, metrics, proxy }
     }
 
     /// Answers a request over a connection on which a client certificate said who asks; without
@@ -209,6 +214,9 @@ impl Front {
         let place = Place::new(&resource, path.namespace.as_deref());
         if resource.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
             return Err(Status::method_not_allowed());
+        }
+        if resource.group == metrics::GROUP && path.subresource.is_none() {
+            return self.measured(&place, path.name.as_deref(), &query, request.headers()).await;
         }
         if path.is_proxied()
             && let Some(name) = &path.name

@@ -10,6 +10,7 @@ mod daemon;
 mod discovery;
 mod event;
 mod extensions;
+mod metrics;
 mod networking;
 mod pod;
 pub(crate) mod policy;
@@ -94,5 +95,6 @@ pub fn registry() -> Registry {
     resources.extend(rbac::resources());
     resources.extend(review::resources());
     resources.push(extensions::resource());
+    resources.extend(metrics::resources());
     Registry::new(resources)
 }

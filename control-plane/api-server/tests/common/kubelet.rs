@@ -2,7 +2,7 @@
 //! an upgraded connection is echoed, and one that becomes TCP leads to a web server.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -23,8 +23,16 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::Cluster;
 
+/// What it answers to requests for what nodes use.
+pub(crate) type Summaries = Arc<Mutex<Value>>;
+
 /// Starts it with the cluster's credentials, and gives its port.
 pub(crate) async fn start(cluster: &Cluster) -> u16 {
+    start_measuring(cluster, &Summaries::default()).await
+}
+
+/// As [`start`]; what nodes use is what `summaries` says by then.
+pub(crate) async fn start_measuring(cluster: &Cluster, summaries: &Summaries) -> u16 {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(cluster.pki("ca.crt")).unwrap()).unwrap();
     let clients =
@@ -34,12 +42,14 @@ pub(crate) async fn start(cluster: &Cluster) -> u16 {
     let pods = tls(cluster, |config| config.with_no_client_auth());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let summaries = Arc::clone(summaries);
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let stream = acceptor.accept(stream).await.unwrap();
-            let pods = pods.clone();
-            let service = service_fn(move |request| answer(pods.clone(), request));
+            let (pods, summaries) = (pods.clone(), Arc::clone(&summaries));
+            let service =
+                service_fn(move |request| answer(pods.clone(), Arc::clone(&summaries), request));
             let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(serving.with_upgrades());
         }
@@ -69,11 +79,16 @@ fn upgraded_to(headers: &HeaderMap) -> Option<String> {
 
 async fn answer(
     pods: TlsAcceptor,
+    summaries: Summaries,
     mut request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let asked = format!("{} {}", request.method(), request.uri());
     let Some(protocol) = upgraded_to(request.headers()) else {
-        return Ok(Response::new(Full::new(asked.into())));
+        let told = match asked.starts_with("GET /stats/summary?") {
+            true => summaries.lock().unwrap().to_string(),
+            false => asked,
+        };
+        return Ok(Response::new(Full::new(told.into())));
     };
     if asked.ends_with("port=9") {
         let refused = Response::builder().status(502).body("connection refused".into());

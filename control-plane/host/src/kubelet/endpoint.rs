@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Context;
 use super::client::{KubeError, certs, key, roots};
-use super::{port_forward, streams};
+use super::{port_forward, stats, streams};
 use crate::fault;
 use crate::vm::NodeState;
 
@@ -93,6 +93,8 @@ enum Asked {
     Health { node: String },
     /// `/nodes/NODE/pods`
     Pods { node: String },
+    /// `/stats/summary?node=NODE&…`, of every node if none is named.
+    Summaries { nodes: Vec<String> },
     /// `/VERB/NAMESPACE/POD/CONTAINER?…`, or the same below `/nodes/NODE`; some verbs have no container.
     Stream { verb: String, target: Target },
 }
@@ -136,6 +138,11 @@ fn parse(path: &str, query: &str) -> Option<Asked> {
                 _ => None,
             };
         }
+        (None, [stats, summary]) if stats == "stats" && summary == "summary" => {
+            let query = parse_query(query)?.into_iter();
+            let nodes = query.filter(|(key, _)| key == "node").map(|(_, node)| node).collect();
+            return Some(Asked::Summaries { nodes });
+        }
         (node, [verb, namespace, pod]) if matches!(verb.as_str(), "portForward" | "connect") => {
             ((node, verb), namespace, pod, String::new())
         }
@@ -144,20 +151,22 @@ fn parse(path: &str, query: &str) -> Option<Asked> {
         }
         _ => return None,
     };
-    let query = query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decode(&key.replace('+', " "))?, decode(&value.replace('+', " "))?))
-        })
-        .collect::<Option<_>>()?;
     let (node, verb) = verb;
     let (namespace, pod) = (namespace.clone(), pod.clone());
     Some(Asked::Stream {
         verb: verb.clone(),
-        target: Target { node, namespace, pod, container, query },
+        target: Target { node, namespace, pod, container, query: parse_query(query)? },
     })
+}
+
+/// The parameters of a query, in their order; `None` if they are not UTF-8.
+fn parse_query(query: &str) -> Option<Vec<(String, String)>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let pairs = pairs.map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decode(&key.replace('+', " "))?, decode(&value.replace('+', " "))?))
+    });
+    pairs.collect()
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -206,6 +215,7 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Response<B
             response.headers_mut().insert(CONTENT_TYPE, json);
             response
         }
+        Some(Asked::Summaries { nodes }) => stats::summaries(&context, &nodes).await,
         Some(Asked::Stream { verb, target }) => match verb.as_str() {
             "containerLogs" => streams::logs(&context, &target).await,
             "exec" => streams::exec(&context, target, request).await,

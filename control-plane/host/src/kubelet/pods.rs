@@ -100,7 +100,7 @@ impl Pods {
     }
 
     /// A pod's object.
-    fn object(&self, uid: &str) -> Option<Arc<Value>> {
+    pub(super) fn object(&self, uid: &str) -> Option<Arc<Value>> {
         let entries = self.entries();
         let (desired, _) = entries.get(uid)?.worker.as_ref()?;
         Some(Arc::clone(&desired.borrow().object))

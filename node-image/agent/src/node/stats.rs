@@ -10,13 +10,16 @@ use crate::{pods::Pods, runtime::node::NodeRuntime};
 /// Measures.
 pub(crate) fn collect(pods: &Pods<NodeRuntime>, runtime: &NodeRuntime) -> NodeStats {
     let mut by_pod: BTreeMap<String, Vec<ContainerStats>> = BTreeMap::new();
-    for (uid, name, id) in pods.running() {
+    for (uid, name, id, since) in pods.running() {
         if let Some((cpu_ns, memory)) = runtime.usage(&id) {
-            by_pod.entry(uid).or_default().push(ContainerStats { name, cpu_ns, memory });
+            let running_ns = nanoseconds(since.elapsed());
+            let container = ContainerStats { name, running_ns, cpu_ns, memory };
+            by_pod.entry(uid).or_default().push(container);
         }
     }
     let (scratch_used, scratch_total) = disk(&runtime.directories.data);
     NodeStats {
+        uptime_ns: uptime_ns(),
         cpu_ns: cpu_ns(),
         memory: meminfo("MemTotal:").saturating_sub(meminfo("MemAvailable:")),
         agent_rss: resident(),
@@ -24,6 +27,15 @@ pub(crate) fn collect(pods: &Pods<NodeRuntime>, runtime: &NodeRuntime) -> NodeSt
         scratch_total,
         pods: by_pod.into_iter().map(|(uid, containers)| PodStats { uid, containers }).collect(),
     }
+}
+
+fn nanoseconds(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn uptime_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| nanoseconds(now.into()))
 }
 
 /// Busy time of all CPUs since boot: user, nice, system, irq, softirq, steal of `/proc/stat`.

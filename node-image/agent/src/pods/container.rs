@@ -58,6 +58,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Live {
     /// The instance's id while it runs.
     pub(crate) id: Option<String>,
+    /// When making that began: what it has used since is told by its cgroup.
+    pub(crate) since: Option<Instant>,
     /// Its streams while it runs.
     pub(crate) io: Option<Rc<crate::streams::ContainerIo>>,
     /// The present or last instance's log.
@@ -103,7 +105,7 @@ impl<R: Runtime> ContainerTask<R> {
             let begun = Instant::now();
             match self.runtime.start(&self.context, &self.container, attempt).await {
                 Ok(instance) => {
-                    let (exit, stopped) = self.supervise(instance).await;
+                    let (exit, stopped) = self.supervise(instance, begun).await;
                     if stopped {
                         return Outcome::Stopped;
                     }
@@ -159,13 +161,14 @@ impl<R: Runtime> ContainerTask<R> {
     }
 
     /// Watches a running instance to its end; says whether that was a stop's doing.
-    async fn supervise(&mut self, instance: Instance) -> (Exit, bool) {
+    async fn supervise(&mut self, instance: Instance, begun: Instant) -> (Exit, bool) {
         let Instance { id, mut exit, io, log } = instance;
         let started_at = clock::now_seconds();
         {
             let mut live = self.live.borrow_mut();
             live.previous_log = live.log.take();
             live.id = Some(id.clone());
+            live.since = Some(begun);
             live.io = io;
             live.log = log;
         }

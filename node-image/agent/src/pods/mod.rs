@@ -194,12 +194,13 @@ impl<R: Runtime> Pods<R> {
         })
     }
 
-    /// Every running container: pod uid, name, id.
-    pub(crate) fn running(&self) -> Vec<(String, String, String)> {
+    /// Every running container: pod uid, name, id, since when.
+    pub(crate) fn running(&self) -> Vec<(String, String, String, Instant)> {
         let entries = self.entries.borrow();
         let running = entries.iter().flat_map(|(uid, entry)| {
             entry.lives.iter().filter_map(|(name, live)| {
-                Some((uid.clone(), name.clone(), live.borrow().id.clone()?))
+                let live = live.borrow();
+                Some((uid.clone(), name.clone(), live.id.clone()?, live.since?))
             })
         });
         running.collect()

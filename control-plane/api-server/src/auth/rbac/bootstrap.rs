@@ -170,6 +170,11 @@ const ROLES: &[Role] = &[
         ],
     },
     Role {
+        name: "system:aggregated-metrics-reader",
+        part_of: Some("view"),
+        rules: &[On(READ, crate::metrics::GROUP, &["nodes", "pods"])],
+    },
+    Role {
         name: "system:auth-delegator",
         part_of: None,
         rules: &[

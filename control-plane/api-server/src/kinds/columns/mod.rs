@@ -5,6 +5,7 @@ mod apps;
 mod batch;
 mod core;
 mod event;
+mod metrics;
 mod networking;
 mod node;
 mod pod;
@@ -21,6 +22,7 @@ pub(super) use self::apps::{
 pub(super) use self::batch::{CRON_JOB, JOB};
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
+pub(super) use self::metrics::{NODE_METRICS, POD_METRICS};
 pub(super) use self::networking::{IP_ADDRESS, SERVICE_CIDR};
 pub(super) use self::node::NODE;
 pub(super) use self::pod::POD;
