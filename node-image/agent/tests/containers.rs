@@ -20,7 +20,7 @@ use bulkhead_agent_protocol::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 struct Agent {
     process: Child,
@@ -142,7 +142,9 @@ fn make_layer(at: &Path) {
     }
     fs::copy("/bin/busybox", at.join("bin/busybox")).unwrap();
     fs::set_permissions(at.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
-    for applet in ["sh", "sleep", "cat", "id", "hostname", "mknod", "head", "tail", "stty", "dd"] {
+    for applet in
+        ["sh", "sleep", "cat", "id", "hostname", "mknod", "head", "tail", "stty", "dd", "grep"]
+    {
         symlink("busybox", at.join("bin").join(applet)).unwrap();
     }
     fs::write(at.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
@@ -309,4 +311,63 @@ async fn a_program_that_is_not_there_is_a_start_error() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     agent.removed("none", 0).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and cgroup v2: run by ci/test-vms"]
+async fn the_default_seccomp_profile_filters_and_changes_nothing_else() {
+    let agent = Agent::start();
+    let report = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; id -u
+        busybox unshare -m true 2>/dev/null && echo unshared || echo refused";
+    let run = async |uid: &str, profile: &str, context: Value| {
+        let context = with(context, json!({"seccompProfile": {"type": profile}}));
+        let script = format!("{report}; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let container = with(shell(&script), json!({"securityContext": context}));
+        agent.apply(uid, json!({"containers": [container]})).await;
+        agent.until(uid, |status| status.phase == PodPhase::Running).await;
+        let (in_exec, _) = agent.exec(uid, report).await;
+        // The first process is no other than one that joins it.
+        let first = agent.logs(uid, LogsRequest::default()).await;
+        assert!(in_exec.starts_with(&first) || first.starts_with(&in_exec), "{first}\n{in_exec}");
+        agent.removed(uid, 10).await;
+        let (seccomp, rest): (Vec<&str>, Vec<&str>) =
+            in_exec.lines().partition(|line| line.starts_with("Seccomp:"));
+        (seccomp.join(""), rest.join("\n"))
+    };
+    for (uid, context, outcome) in [
+        ("web", json!({"runAsUser": 33}), "refused"),
+        ("admin", json!({"capabilities": {"add": ["SYS_ADMIN"]}}), "unshared"),
+        ("plain", json!({"capabilities": {"drop": ["SETPCAP"]}}), "refused"),
+    ] {
+        let (off, free) = run(&format!("{uid}-free"), "Unconfined", context.clone()).await;
+        let (on, filtered) = run(&format!("{uid}-filtered"), "RuntimeDefault", context).await;
+        assert_eq!((off.as_str(), on.as_str()), ("Seccomp:\t0", "Seccomp:\t2"));
+        assert!(filtered.ends_with(outcome), "{filtered}");
+        assert_eq!(free, filtered, "{uid}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and cgroup v2: run by ci/test-vms"]
+async fn what_a_container_uses_is_measured() {
+    let agent = Agent::start();
+    let spec = json!({"terminationGracePeriodSeconds": 0,
+        "containers": [shell("while :; do :; done")]});
+    agent.apply("busy", spec).await;
+    agent.until("busy", |status| status.phase == PodPhase::Running).await;
+    let mut client = agent.client().await;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let stats = client.stats().await.unwrap();
+        let container = &stats.pods[0].containers[0];
+        assert_eq!((stats.pods[0].uid.as_str(), container.name.as_str()), ("busy", "c"));
+        if container.cpu_ns > 100_000_000 {
+            assert!(container.running_ns >= container.cpu_ns / 2, "{stats:?}");
+            assert!(container.running_ns <= stats.uptime_ns && container.memory > 0, "{stats:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{stats:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    agent.removed("busy", 0).await;
 }

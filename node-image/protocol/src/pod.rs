@@ -344,6 +344,7 @@ pub struct PodSecurityContext {
     pub supplemental_groups: Vec<u32>,
     pub fs_group: Option<u32>,
     pub sysctls: Vec<Sysctl>,
+    pub seccomp_profile: Option<SeccompProfile>,
 }
 
 /// `v1.Sysctl`.
@@ -368,6 +369,30 @@ pub struct SecurityContext {
     pub allow_privilege_escalation: Option<bool>,
     pub privileged: Option<bool>,
     pub capabilities: Option<Capabilities>,
+    pub seccomp_profile: Option<SeccompProfile>,
+}
+
+/// `v1.SeccompProfile`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SeccompProfile {
+    /// Which profile.
+    #[serde(rename = "type")]
+    pub kind: SeccompProfileType,
+    /// Of `Localhost`: the file, below the node's directory of profiles.
+    #[serde(default)]
+    pub localhost_profile: Option<String>,
+}
+
+/// `v1.SeccompProfileType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompProfileType {
+    /// None.
+    Unconfined,
+    /// The one that container runtimes use by default.
+    RuntimeDefault,
+    /// A file on the node. Refused: nodes have none.
+    Localhost,
 }
 
 /// `v1.Capabilities`.

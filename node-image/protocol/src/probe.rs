@@ -12,6 +12,7 @@ pub struct Probe {
     pub exec: Option<ExecAction>,
     pub http_get: Option<HttpGetAction>,
     pub tcp_socket: Option<TcpSocketAction>,
+    pub grpc: Option<GrpcAction>,
     pub initial_delay_seconds: Option<u32>,
     pub timeout_seconds: Option<u32>,
     pub period_seconds: Option<u32>,
@@ -58,7 +59,7 @@ pub struct HttpGetAction {
     pub port: Value,
     /// An address; the pod's own by default.
     pub host: Option<String>,
-    /// `HTTP`.
+    /// `HTTP` or `HTTPS`, whose certificate nobody looks at.
     pub scheme: Option<String>,
     /// Headers to send.
     pub http_headers: Vec<HttpHeader>,
@@ -81,6 +82,16 @@ pub struct TcpSocketAction {
     pub port: Value,
     /// An address; the pod's own by default.
     pub host: Option<String>,
+}
+
+/// `v1.GRPCAction`: `grpc.health.v1.Health/Check` says `SERVING`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct GrpcAction {
+    /// A number, of the pod's own address.
+    pub port: u16,
+    /// The service that is asked about; the server as a whole by default.
+    pub service: Option<String>,
 }
 
 /// `v1.SleepAction`.

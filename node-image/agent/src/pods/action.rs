@@ -19,8 +19,17 @@ pub(crate) enum Action {
     Http {
         /// Whom.
         target: Target,
+        /// Whether over TLS.
+        tls: bool,
         /// The request, head and all.
         request: Vec<u8>,
+    },
+    /// Ask its gRPC health service: success is `SERVING`.
+    Grpc {
+        /// Whom.
+        target: Target,
+        /// About what; empty for the server as a whole.
+        service: String,
     },
     /// Do nothing for so long.
     Sleep(Duration),
@@ -40,15 +49,20 @@ impl Action {
     /// # Errors
     /// What is not supported, by its path in the probe.
     pub(crate) fn of_probe(container: &Container, probe: &Probe) -> Result<Self, String> {
-        match (&probe.exec, &probe.http_get, &probe.tcp_socket) {
-            (Some(exec), None, None) => command(&exec.command),
-            (None, Some(get), None) => http(container, get),
-            (None, None, Some(tcp)) => {
+        match (&probe.exec, &probe.http_get, &probe.tcp_socket, &probe.grpc) {
+            (Some(exec), None, None, None) => command(&exec.command),
+            (None, Some(get), None, None) => http(container, get),
+            (None, None, None, Some(grpc)) => {
+                let target = target(container, &grpc.port.into(), None)
+                    .map_err(|why| format!("grpc.{why}"))?;
+                Ok(Self::Grpc { target, service: grpc.service.clone().unwrap_or_default() })
+            }
+            (None, None, Some(tcp), None) => {
                 let target = target(container, &tcp.port, tcp.host.as_deref())
                     .map_err(|why| format!("tcpSocket.{why}"))?;
                 Ok(Self::Tcp(target))
             }
-            _ => Err(String::from("must have one of exec, httpGet and tcpSocket")),
+            _ => Err(String::from("must have one of exec, httpGet, tcpSocket and grpc")),
         }
     }
 
@@ -74,10 +88,11 @@ fn command(command: &[String]) -> Result<Action, String> {
 }
 
 fn http(container: &Container, get: &HttpGetAction) -> Result<Action, String> {
-    match get.scheme.as_deref() {
-        None | Some("" | "HTTP") => {}
+    let tls = match get.scheme.as_deref() {
+        None | Some("" | "HTTP") => false,
+        Some("HTTPS") => true,
         Some(other) => return Err(format!("httpGet.scheme: {other} is not supported")),
-    }
+    };
     let target = target(container, &get.port, get.host.as_deref())
         .map_err(|why| format!("httpGet.{why}"))?;
     let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
@@ -101,7 +116,7 @@ fn http(container: &Container, get: &HttpGetAction) -> Result<Action, String> {
         }
         head += &format!("{}: {}\r\n", header.name, header.value);
     }
-    Ok(Action::Http { target, request: head.into_bytes() })
+    Ok(Action::Http { target, tls, request: head.into_bytes() })
 }
 
 fn target(container: &Container, port: &Value, host: Option<&str>) -> Result<Target, String> {
@@ -149,7 +164,9 @@ mod tests {
             (json!({"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}}), "one of"),
             (json!({"tcpSocket": {"port": "http"}}), "tcpSocket.port"),
             (json!({"tcpSocket": {"port": 70000}}), "tcpSocket.port"),
-            (json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}), "httpGet.scheme: HTTPS"),
+            (json!({"httpGet": {"port": 1, "scheme": "FTP"}}), "httpGet.scheme: FTP"),
+            (json!({"grpc": {"port": 0}}), "grpc.port"),
+            (json!({"grpc": {"port": 1}, "tcpSocket": {"port": 1}}), "one of"),
             (json!({"httpGet": {"port": 1, "host": "example.org"}}), "httpGet.host"),
             (json!({"httpGet": {"port": 1, "path": "/ x"}}), "httpGet.path"),
             (
@@ -166,7 +183,8 @@ mod tests {
     fn a_request_says_what_the_probe_says() {
         let probe = json!({"httpGet": {"port": "web", "path": "healthz?x=1", "host": "10.0.0.1",
             "httpHeaders": [{"name": "user-agent", "value": "me"}]}});
-        let Action::Http { target, request } = action(probe).unwrap() else { panic!() };
+        let Action::Http { target, tls, request } = action(probe).unwrap() else { panic!() };
+        assert!(!tls);
         assert_eq!(target, Target { host: Some([10, 0, 0, 1].into()), port: 8080 });
         let request = String::from_utf8(request).unwrap();
         assert_eq!(

@@ -9,7 +9,7 @@ use std::{
 use bulkhead_agent_protocol::{
     AgentError, ErrorReason, Pod, PodAssignment, Quantity,
     downward::{self, Surroundings},
-    pod::{Container, EnvVarSource, RestartPolicy, Volume},
+    pod::{Container, EnvVarSource, RestartPolicy, SeccompProfile, SeccompProfileType, Volume},
 };
 
 use super::action::Action;
@@ -62,6 +62,8 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         volume_check(volume, assignment).map_err(|why| format!("spec.volumes[{index}]{why}"))?;
     }
     if let Some(context) = &spec.security_context {
+        seccomp_check(context.seccomp_profile.as_ref())
+            .map_err(|why| format!("spec.securityContext.{why}"))?;
         for (index, sysctl) in context.sysctls.iter().enumerate() {
             if !namespaced_sysctl(&sysctl.name) {
                 return Err(format!(
@@ -194,6 +196,10 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
     {
         return Err(format!("workingDir: {directory:?} is not absolute"));
     }
+    if let Some(context) = &container.security_context {
+        seccomp_check(context.seccomp_profile.as_ref())
+            .map_err(|why| format!("securityContext.{why}"))?;
+    }
     let capabilities =
         container.security_context.as_ref().and_then(|context| context.capabilities.as_ref());
     for name in capabilities.into_iter().flat_map(|set| set.add.iter().chain(&set.drop)) {
@@ -202,6 +208,15 @@ fn container_check(pod: &Pod, container: &Container, init: bool) -> Check {
         }
     }
     Ok(())
+}
+
+fn seccomp_check(profile: Option<&SeccompProfile>) -> Check {
+    match profile.map(|profile| profile.kind) {
+        Some(SeccompProfileType::Localhost) => {
+            Err("seccompProfile.type: Localhost is not supported: a node has no profiles".into())
+        }
+        Some(SeccompProfileType::Unconfined | SeccompProfileType::RuntimeDefault) | None => Ok(()),
+    }
 }
 
 fn probes_check(container: &Container, init: bool) -> Check {
@@ -342,6 +357,20 @@ mod tests {
                 json!({"securityContext": {"sysctls": [{"name": "vm.swappiness", "value": "1"}]}}),
                 "sysctls[0]",
             ),
+            (
+                json!({"securityContext": {"seccompProfile": {
+                    "type": "Localhost", "localhostProfile": "a.json"}}}),
+                "spec.securityContext.seccompProfile.type: Localhost",
+            ),
+            (
+                json!({"container": {"securityContext": {"seccompProfile": {"type": "Localhost"}}}}),
+                "spec.containers[0].securityContext.seccompProfile.type: Localhost",
+            ),
+            (
+                json!({"container": {"securityContext": {
+                    "appArmorProfile": {"type": "RuntimeDefault"}}}}),
+                "containers[0].securityContext.appArmorProfile",
+            ),
             (json!({"container": {"name": "../c"}}), "spec.containers[0].name"),
             (json!({"container": {"name": "d"}}), "spec.containers[0].image"),
             (json!({"container": {"restartPolicy": "Always"}}), "spec.containers[0].restartPolicy"),
@@ -365,7 +394,7 @@ mod tests {
             ),
             (json!({"container": {"securityContext": {"capabilities": {"add": ["FLY"]}}}}), "FLY"),
             (json!({"container": {"workingDir": "x"}}), "workingDir"),
-            (json!({"container": {"livenessProbe": {"grpc": {"port": 1}}}}), "livenessProbe.grpc"),
+            (json!({"container": {"livenessProbe": {"grpc": {"port": 0}}}}), "livenessProbe.grpc"),
             (json!({"container": {"readinessProbe": {}}}), "containers[0].readinessProbe"),
             (json!({"container": {"lifecycle": {"preStop": {}}}}), "lifecycle.preStop"),
             (json!({"hostname": "a\n127.0.0.1 b"}), "spec.hostname"),

@@ -4,11 +4,11 @@ use std::{io, net::IpAddr};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use super::{PodContext, children::Child, node::NodeRuntime};
+use super::{PodContext, children::Child, grpc, node::NodeRuntime, tls};
 use crate::{
     pods::action::{Action, Target},
     streams::collect,
@@ -43,7 +43,11 @@ pub(super) async fn run(
         }
         Action::Exec(command) => exec(runtime, id, command).await,
         Action::Tcp(target) => connect(pod, *target).await.map(drop),
-        Action::Http { target, request } => http(pod, *target, request).await,
+        Action::Http { target, tls, request } => http(pod, *target, *tls, request).await,
+        Action::Grpc { target, service } => {
+            let connection = connect(pod, *target).await?;
+            grpc::check(connection, &authority(pod, *target), service).await
+        }
     }
 }
 
@@ -79,32 +83,62 @@ async fn connect(pod: &PodContext, target: Target) -> Result<TcpStream, String> 
         .map_err(|error| format!("dial tcp {host}:{}: {error}", target.port))
 }
 
-async fn http(pod: &PodContext, target: Target, request: &[u8]) -> Result<(), String> {
-    let failed = |error: io::Error| format!("Get: {error}");
-    let mut connection = connect(pod, target).await?;
-    let host = target.host.or(pod.ip.map(IpAddr::V4)).map(|ip| ip.to_string()).unwrap_or_default();
+/// Address and port, as a request's `Host` names them.
+fn authority(pod: &PodContext, target: Target) -> String {
+    match target.host.or(pod.ip.map(IpAddr::V4)) {
+        Some(IpAddr::V6(ip)) => format!("[{ip}]:{}", target.port),
+        Some(IpAddr::V4(ip)) => format!("{ip}:{}", target.port),
+        None => String::new(),
+    }
+}
+
+async fn http(pod: &PodContext, target: Target, tls: bool, request: &[u8]) -> Result<(), String> {
+    let connection = connect(pod, target).await?;
+    let authority = authority(pod, target);
+    let answered = if tls {
+        let address = connection.peer_addr().map(|peer| peer.ip());
+        match address {
+            Ok(address) => match tls::connect(connection, address).await {
+                Ok(connection) => exchange(connection, &authority, request).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    } else {
+        exchange(connection, &authority, request).await
+    };
+    match answered.map_err(|error| format!("Get: {error}"))? {
+        Some(200..=399) => Ok(()),
+        Some(status) => Err(format!("HTTP probe failed with statuscode: {status}")),
+        None => Err(String::from("Get: malformed HTTP response")),
+    }
+}
+
+/// Sends a request and reads its answer's status; `None` if that is none of HTTP/1.
+async fn exchange(
+    mut connection: impl AsyncRead + AsyncWrite + Unpin,
+    authority: &str,
+    request: &[u8],
+) -> io::Result<Option<u16>> {
     let mut request = request.to_vec();
     let names_host = request
         .split(|byte| *byte == b'\n')
         .any(|line| line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:")));
     if !names_host {
-        request.extend(format!("Host: {host}:{}\r\n", target.port).into_bytes());
+        request.extend(format!("Host: {authority}\r\n").into_bytes());
     }
     request.extend(b"\r\n");
-    connection.write_all(&request).await.map_err(failed)?;
+    connection.write_all(&request).await?;
+    connection.flush().await?;
     let mut answer = Vec::new();
     let mut limited = connection.take(MAX_OUTPUT as u64);
     // The status line is all that counts: a server may keep the rest open.
     while !answer.contains(&b'\n') {
-        if limited.read_buf(&mut answer).await.map_err(failed)? == 0 {
+        if limited.read_buf(&mut answer).await? == 0 {
             break;
         }
     }
-    match status(&answer) {
-        Some(200..=399) => Ok(()),
-        Some(status) => Err(format!("HTTP probe failed with statuscode: {status}")),
-        None => Err(String::from("Get: malformed HTTP response")),
-    }
+    Ok(status(&answer))
 }
 
 /// The status of an HTTP/1 answer (RFC 9112 §4).

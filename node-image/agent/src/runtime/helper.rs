@@ -12,6 +12,9 @@ use std::{
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::seccomp::Filtered;
 
 /// The first argument that makes this binary a helper.
 pub(crate) const ARGUMENT: &str = "__runtime";
@@ -35,6 +38,9 @@ pub(crate) struct HelperRequest {
     pub(crate) state: PathBuf,
     /// The socket to which a terminal's master is sent.
     pub(crate) console: Option<PathBuf>,
+    /// The process runs under `RuntimeDefault`, with these capabilities of a specification in place
+    /// of those that its own names.
+    pub(crate) filtered: Option<Value>,
 }
 
 /// What came of it: the process's pid, or why there is none.
@@ -82,10 +88,13 @@ fn serve(request: &Path) -> HelperResult {
     let bytes = fs::read(request).map_err(|error| error.to_string())?;
     let request: HelperRequest =
         serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    let builder = ContainerBuilder::new(request.id, SyscallType::default())
+    let mut builder = ContainerBuilder::new(request.id, SyscallType::default())
         .with_root_path(request.state)
         .map_err(chain)?
         .with_console_socket(request.console);
+    if let Some(capabilities) = request.filtered {
+        builder = builder.with_executor(Filtered::new(&capabilities)?);
+    }
     match request.verb {
         Verb::Run(bundle) => {
             let mut container = builder

@@ -30,6 +30,7 @@ use super::{
     pod_files::Directories,
     rootfs,
     sandbox::Sandbox,
+    seccomp,
     spec::{self, SpecInput},
     usage, users,
 };
@@ -56,6 +57,18 @@ struct Record {
     bundle: PathBuf,
     writable: PathBuf,
     process: Value,
+    /// Whether its processes run under `RuntimeDefault`.
+    filtered: bool,
+}
+
+impl Record {
+    /// What a helper is told of the filter of `process`, and what it finds in its file.
+    fn as_helped(&self, process: &Value) -> (Option<Value>, Value) {
+        match self.filtered {
+            true => (Some(process["capabilities"].clone()), seccomp::raised(process)),
+            false => (None, process.clone()),
+        }
+    }
 }
 
 /// Runs containers on this node.
@@ -109,12 +122,13 @@ impl NodeRuntime {
         stdin: bool,
         terminal: bool,
     ) -> Result<(ProcessIo, Child), RuntimeError> {
-        let (mut process, cgroup_gone) = {
+        let (mut process, filtered, cgroup_gone) = {
             let containers = self.containers.borrow();
             let record = containers
                 .get(id)
                 .ok_or_else(|| RuntimeError::Start(String::from("the container has ended")))?;
-            (record.process.clone(), !record.cgroup.path().exists())
+            let (filtered, process) = record.as_helped(&record.process);
+            (process, filtered, !record.cgroup.path().exists())
         };
         if cgroup_gone {
             return Err(RuntimeError::Start(String::from("the container has ended")));
@@ -129,7 +143,8 @@ impl NodeRuntime {
         let file = directory.join("process.json");
         let result = async {
             fs::write(&file, process.to_string()).map_err(failed("write the process"))?;
-            self.spawn(Verb::Exec(file.clone()), id, &directory, stdin, terminal).await
+            let verb = Verb::Exec(file.clone());
+            self.spawn(verb, id, filtered, &directory, stdin, terminal).await
         };
         let result = result.await;
         let _ = fs::remove_dir_all(&directory);
@@ -140,6 +155,7 @@ impl NodeRuntime {
         &self,
         verb: Verb,
         id: &str,
+        filtered: Option<Value>,
         directory: &Path,
         stdin: bool,
         terminal: bool,
@@ -155,6 +171,7 @@ impl NodeRuntime {
             id: id.to_owned(),
             state: self.directories.run.join("state"),
             console: console.as_ref().map(|console| console.path().to_owned()),
+            filtered,
         };
         let birth = self.children.expect();
         let null = std::process::Stdio::null;
@@ -200,6 +217,7 @@ impl NodeRuntime {
             bundle,
             writable,
             process: Value::Null,
+            filtered: false,
         };
         let layers = self.images.acquire(&record.layers).map_err(failed("mount the image"))?;
         match self.fill_bundle(pod, container, image, &layers, &mut record) {
@@ -318,7 +336,10 @@ impl NodeRuntime {
             binds: &binds,
         };
         record.process = spec::process(&input);
-        fs::write(record.bundle.join("config.json"), spec::container(&input).to_string())
+        record.filtered = seccomp::is_wanted(&pod.pod, &context);
+        let (_, process) = record.as_helped(&record.process);
+        let specification = spec::container(&input, process).to_string();
+        fs::write(record.bundle.join("config.json"), specification)
             .map_err(failed("write the specification"))
     }
 
@@ -368,7 +389,9 @@ impl Runtime for NodeRuntime {
         remove_older(&logs, attempt);
         let verb = Verb::Run(record.bundle.clone());
         let bundle = record.bundle.clone();
-        let spawned = self.spawn(verb, &id, &bundle, container.stdin, container.tty).await;
+        let (filtered, _) = record.as_helped(&record.process);
+        let spawned =
+            self.spawn(verb, &id, filtered, &bundle, container.stdin, container.tty).await;
         let (io, child) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {

@@ -69,8 +69,8 @@ pub(crate) fn process(input: &SpecInput<'_>) -> Value {
     })
 }
 
-/// The whole specification.
-pub(crate) fn container(input: &SpecInput<'_>) -> Value {
+/// The whole specification, of a container whose first process is `process`.
+pub(crate) fn container(input: &SpecInput<'_>, process: Value) -> Value {
     let privileged = input.context.privileged == Some(true);
     let sys = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![
@@ -103,7 +103,7 @@ pub(crate) fn container(input: &SpecInput<'_>) -> Value {
         if privileged { (&[], &[]) } else { (&MASKED, &READ_ONLY) };
     json!({
         "ociVersion": "1.0.2",
-        "process": process(input),
+        "process": process,
         "root": {
             "path": input.rootfs,
             "readonly": input.context.read_only_root_filesystem == Some(true),
@@ -150,7 +150,7 @@ mod tests {
             namespaces: &[("network", PathBuf::from("/n"))],
             binds: &[(PathBuf::from("/a"), String::from("/b"), true)],
         };
-        let spec: Spec = serde_json::from_value(container(&input)).unwrap();
+        let spec: Spec = serde_json::from_value(container(&input, process(&input))).unwrap();
         let process = spec.process().as_ref().unwrap();
         assert_eq!(process.no_new_privileges(), Some(true));
         assert_eq!(process.user().uid(), 7);
