@@ -40,11 +40,16 @@ impl<'a> Kubectl<'a> {
         kubectl
     }
 
+    /// Where the kubeconfig is.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.cluster.dir.path().join("kubeconfig")
+    }
+
     /// It with these arguments, not run yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command
-            .env("KUBECONFIG", self.cluster.dir.path().join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.cluster.dir.path())
             .args(arguments);
         command
