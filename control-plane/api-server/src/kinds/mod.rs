@@ -14,17 +14,22 @@ mod metrics;
 mod networking;
 mod pod;
 pub(crate) mod policy;
+mod quota;
 mod rbac;
 mod replication;
 mod review;
 mod revision;
+mod runtime;
 pub(crate) mod service;
 mod stateful;
+mod storage;
 mod template;
+mod volume;
 
 use columns as c;
 pub(crate) use columns::age;
 pub(crate) use networking::CIDR_FINALIZER;
+pub(crate) use pod::classify as classify_pod;
 
 use crate::resource::{Behaviour, Registry, Resource, ScalePaths, Subresource};
 
@@ -76,12 +81,27 @@ pub(crate) const PLAIN: Resource = Resource {
     behaviour: Behaviour::PLAIN,
 };
 
+/// Whether a StorageClass or IngressClass is the one of those who do not say.
+pub(crate) fn is_default_class(class: &serde_json::Value) -> bool {
+    let annotations = &class["metadata"]["annotations"];
+    [
+        "ingressclass.kubernetes.io/is-default-class",
+        "storageclass.beta.kubernetes.io/is-default-class",
+        "storageclass.kubernetes.io/is-default-class",
+    ]
+    .iter()
+    .any(|key| annotations[key] == "true")
+}
+
 /// The registry of the built-in kinds.
 #[must_use]
 pub fn registry() -> Registry {
     let mut resources = core::resources();
     resources.push(discovery::endpoints());
     resources.push(service::resource());
+    resources.extend(quota::resources());
+    resources.extend(volume::resources());
+    resources.push(template::resource());
     resources.push(replication::resource());
     resources.extend(apps::resources());
     resources.extend([stateful::resource(), daemon::resource(), revision::resource()]);
@@ -91,6 +111,8 @@ pub fn registry() -> Registry {
     resources.push(core::lease());
     resources.push(discovery::slices());
     resources.extend(networking::resources());
+    resources.extend(storage::resources());
+    resources.push(runtime::resource());
     resources.push(event::new_resource());
     resources.extend(rbac::resources());
     resources.extend(review::resources());

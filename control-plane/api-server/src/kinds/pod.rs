@@ -27,6 +27,14 @@ pub(super) fn prepare_create(pod: &mut Value) {
     }
 }
 
+/// Notes the class of a pod whose resources were filled in.
+pub(crate) fn classify(pod: &mut Value) {
+    let qos = qos_class(&pod["spec"]);
+    if let Some(status) = object::map(pod, "status") {
+        status.insert("qosClass".into(), qos.into());
+    }
+}
+
 pub(super) fn default(pod: &mut Value) {
     if let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) {
         default_spec(spec);
@@ -286,7 +294,8 @@ pub(super) fn one_of(
 ) {
     let value = &object[field];
     if !value.as_str().is_some_and(|text| supported.contains(&text)) && !value.is_null() {
-        causes.push(Cause::not_supported(format!("{path}.{field}"), value, supported));
+        let path = if path.is_empty() { field.into() } else { format!("{path}.{field}") };
+        causes.push(Cause::not_supported(path, value, supported));
     }
 }
 

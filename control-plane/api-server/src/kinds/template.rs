@@ -3,10 +3,36 @@
 use bulkhead_client::Selector;
 use serde_json::{Value, json};
 
-use super::pod;
+use super::{PLAIN, columns as c, pod};
 use crate::names;
 use crate::object;
+use crate::resource::{Behaviour, Resource};
 use crate::status::Cause;
+
+/// PodTemplates: templates by themselves.
+pub(super) fn resource() -> Resource {
+    Resource {
+        kind: "PodTemplate",
+        plural: "podtemplates",
+        singular: "podtemplate",
+        storage: "podtemplates",
+        generation: true,
+        columns: c::POD_TEMPLATE,
+        behaviour: Behaviour {
+            default: |object| {
+                if let Some(template) = object.get_mut("template") {
+                    default(template);
+                }
+            },
+            validate: |object, causes| {
+                let policies = &["Always", "OnFailure", "Never"];
+                validate(&object["template"], "template", policies, causes);
+            },
+            ..Behaviour::PLAIN
+        },
+        ..PLAIN
+    }
+}
 
 /// Fills defaults into a pod template.
 pub(super) fn default(template: &mut Value) {

@@ -10,8 +10,10 @@ mod networking;
 mod node;
 mod pod;
 mod policy;
+mod quota;
 mod rbac;
 mod service;
+mod storage;
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -23,12 +25,19 @@ pub(super) use self::batch::{CRON_JOB, JOB};
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
 pub(super) use self::metrics::{NODE_METRICS, POD_METRICS};
-pub(super) use self::networking::{IP_ADDRESS, SERVICE_CIDR};
+pub(super) use self::networking::{
+    INGRESS, INGRESS_CLASS, IP_ADDRESS, NETWORK_POLICY, SERVICE_CIDR,
+};
 pub(super) use self::node::NODE;
 pub(super) use self::pod::POD;
 pub(super) use self::policy::{POD_DISRUPTION_BUDGET, PRIORITY_CLASS};
+pub(super) use self::quota::{POD_TEMPLATE, RESOURCE_QUOTA, RUNTIME_CLASS};
 pub(super) use self::rbac::BINDING;
 pub(super) use self::service::{ENDPOINT_SLICE, ENDPOINTS, SERVICE};
+pub(super) use self::storage::{
+    CSI_DRIVER, CSI_NODE, CSI_STORAGE_CAPACITY, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM,
+    STORAGE_CLASS, VOLUME_ATTACHMENT, VOLUME_ATTRIBUTES_CLASS,
+};
 use crate::object::{parse_time, text};
 use crate::resource::Column;
 

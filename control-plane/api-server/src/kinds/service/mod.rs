@@ -7,7 +7,7 @@
 mod update;
 mod validate;
 
-pub(super) use validate::{port_number, reachable};
+pub(super) use validate::{port_number, port_or_name, reachable};
 
 use serde_json::{Value, json};
 

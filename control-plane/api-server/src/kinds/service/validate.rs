@@ -97,7 +97,7 @@ pub(in crate::kinds) fn port_number(value: &Value, path: &str, causes: &mut Vec<
 }
 
 /// Reports what is neither a port nor a port's name.
-fn port_or_name(value: &Value, path: &str, causes: &mut Vec<Cause>) {
+pub(in crate::kinds) fn port_or_name(value: &Value, path: &str, causes: &mut Vec<Cause>) {
     match value.as_str() {
         Some(name) => {
             if let Some(why) = names::port_name_violation(name) {

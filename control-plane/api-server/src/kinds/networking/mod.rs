@@ -1,4 +1,8 @@
-//! The group `networking.k8s.io`: ServiceCIDRs and IPAddresses.
+//! The group `networking.k8s.io`: NetworkPolicies, Ingresses with their classes, and where Services
+//! get their addresses from.
+
+mod ingress;
+mod policy;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,6 +24,9 @@ const NETWORKING: Resource = Resource { group: "networking.k8s.io", ..PLAIN };
 /// The kinds of the group.
 pub(super) fn resources() -> Vec<Resource> {
     vec![
+        policy::resource(),
+        ingress::resource(),
+        ingress::class(),
         Resource {
             kind: "IPAddress",
             plural: "ipaddresses",
