@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 pub use bulkhead_client::object::{
-    at, is_terminating, list, name, namespace, now, parse_time, text, timestamp,
+    at, is_terminating, key_of, list, name, namespace, now, parse_time, text, timestamp,
 };
 
 /// The map in `field` of `object`, made if it is not there. Nothing if `object` is not a map or

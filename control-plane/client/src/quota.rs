@@ -85,10 +85,11 @@ fn runs(pod: &Value) -> bool {
     ends.is_none_or(|ends| OffsetDateTime::now_utc() <= ends)
 }
 
-/// What a pod requests, or is limited to: its containers and sidecars together, or an init
+/// What a pod requests, or is limited to, as `list` (`requests`, `limits`) says: its containers and sidecars together, or an init
 /// container beside the sidecars before it, whichever is more; what the pod says as a whole goes
 /// first; and its overhead.
-fn of_containers(spec: &Value, list: &str) -> Usage {
+#[must_use]
+pub fn pod_total(spec: &Value, list: &str) -> Usage {
     let (mut running, mut peak) = (Usage::new(), Usage::new());
     for init in object::list(spec, "initContainers") {
         let own = read(&init["resources"][list]);
@@ -113,13 +114,13 @@ fn of_containers(spec: &Value, list: &str) -> Usage {
 }
 
 fn of_pod(spec: &Value, usage: &mut Usage) {
-    for (name, amount) in of_containers(spec, "requests") {
+    for (name, amount) in pod_total(spec, "requests") {
         if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") {
             usage.insert(name.clone(), amount);
         }
         usage.insert(format!("requests.{name}"), amount);
     }
-    for (name, amount) in of_containers(spec, "limits") {
+    for (name, amount) in pod_total(spec, "limits") {
         usage.insert(format!("limits.{name}"), amount);
     }
 }

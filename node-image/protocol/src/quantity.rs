@@ -86,6 +86,22 @@ impl Quantity {
         Self { nano: self.nano.saturating_sub(less.nano) }
     }
 
+    /// So many times as much, as another amount says.
+    #[must_use]
+    pub fn times(self, factor: Self) -> Self {
+        let whole = self.nano / NANO;
+        let rest = self.nano % NANO;
+        let nano = whole.saturating_mul(factor.nano);
+        Self { nano: nano.saturating_add(rest.saturating_mul(factor.nano) / NANO) }
+    }
+
+    /// How many times `part` it is, as nearly as a float tells.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "it is shown to people")]
+    pub fn ratio_to(self, part: Self) -> f64 {
+        self.nano as f64 / part.nano as f64
+    }
+
     /// As an amount of bytes is written: with the largest suffix (`Ki` to `Ei`) that leaves it
     /// whole.
     #[must_use]
@@ -249,6 +265,8 @@ mod tests {
         assert_eq!(parse("100m").plus(parse("1900m")), parse("2"));
         assert_eq!(parse("2").minus(parse("500m")), parse("1500m"));
         assert_eq!(parse("1").minus(parse("2")), parse("0"));
+        assert_eq!(parse("1500m").times(parse("2500m")), parse("3750m"));
+        assert!((parse("3").ratio_to(parse("1500m")) - 2.0).abs() < 1e-9);
         for text in ["1536Mi", "1Gi", "8Ki", "1000", "0", "500m"] {
             assert_eq!(parse(text).to_binary(), text);
         }

@@ -3,6 +3,7 @@
 use bulkhead_store::{StoreError, Write};
 use serde_json::Value;
 
+use super::directory::Table;
 use super::metadata;
 use super::update::{Ownership, Target};
 use super::{Api, Place, encode, store_failure};
@@ -90,13 +91,34 @@ impl Api {
             resource.scope(shape.as_ref()).update(&Value::Null, &mut object, &manager);
         }
         self.check_namespace_takes(place, &object).await?;
+        self.write_new(place, object, &generate, named, options).await
+    }
+
+    /// Writes an object that is all but valid; a name that is not `named` is made of `generate`
+    /// anew until it is free.
+    async fn write_new(
+        &self,
+        place: &Place,
+        mut object: Value,
+        generate: &str,
+        named: bool,
+        options: &WriteOptions,
+    ) -> Result<Value> {
+        let resource = &place.resource;
         for _ in 0..NAME_ATTEMPTS {
             let name = object::name(&object).to_owned();
             let causes = validate(place, &object);
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, &name, causes));
             }
-            let claims = self.claim(place, None, &mut object, options.dry_run).await?;
+            let charges = self.charge(place, None, &object, options.dry_run).await?;
+            let claims = match self.claim(place, None, &mut object, options.dry_run).await {
+                Ok(claims) => claims,
+                Err(error) => {
+                    self.refund(place, charges).await;
+                    return Err(error);
+                }
+            };
             let key = place.key(&name);
             let exists = Status::already_exists(resource.group, resource.plural, &name);
             if options.dry_run {
@@ -106,26 +128,31 @@ impl Api {
             let value = encode(resource, &object)?;
             let written = self.store.write(Write::Create { key, value }).await;
             self.settle(claims, written.is_ok()).await;
+            if written.is_err() {
+                self.refund(place, charges).await;
+            }
             match written {
                 Ok(revision) => {
+                    self.directory.learn(place).await;
                     object["metadata"]["resourceVersion"] = revision.to_string().into();
                     return Ok(object);
                 }
                 Err(StoreError::Exists(_)) if named => return Err(exists),
                 Err(StoreError::Exists(_)) => {
-                    object["metadata"]["name"] = generated_name(&generate).into();
+                    object["metadata"]["name"] = generated_name(generate).into();
                 }
                 Err(error) => return Err(store_failure(&error)),
             }
         }
-        Err(Status::already_exists(resource.group, resource.plural, &generate))
+        Err(Status::already_exists(resource.group, resource.plural, generate))
     }
 
     /// Refuses objects in namespaces that do not exist or are being deleted.
     async fn check_namespace_takes(&self, place: &Place, object: &Value) -> Result<()> {
         let Some(namespace) = place.namespace.as_deref() else { return Ok(()) };
-        let Some(namespaces) = self.registry.find("", "v1", "namespaces") else { return Ok(()) };
-        let found = self.get(&Place::new(&namespaces, None), namespace).await?;
+        let table = Table::Namespaces;
+        let found = self.directory.get(&self.store, table, None, namespace).await?;
+        let found = found.ok_or_else(|| Status::not_found("", "namespaces", namespace))?;
         if object::is_terminating(&found) {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"

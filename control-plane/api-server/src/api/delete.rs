@@ -60,6 +60,7 @@ impl Api {
                     if gone {
                         self.settle(Claims::of_gone(place, &current), true).await;
                     }
+                    self.directory.learn(place).await;
                     let mut object = if gone { current } else { marked };
                     object["metadata"]["resourceVersion"] = revision.to_string().into();
                     return Ok(Deletion { object, gone });

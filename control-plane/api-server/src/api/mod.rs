@@ -5,6 +5,7 @@ mod admission;
 mod apply;
 mod create;
 mod delete;
+mod directory;
 mod eviction;
 mod found;
 mod metadata;
@@ -27,6 +28,9 @@ pub use read::List;
 pub use update::Target;
 pub use watch::{WatchEvent, WatchEventKind, Watcher};
 
+use admission::Ledger;
+use directory::Directory;
+
 use crate::resource::{Registry, Resource};
 use crate::status::{Result, Status};
 
@@ -35,6 +39,8 @@ use crate::status::{Result, Status};
 pub struct Api {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
+    directory: Arc<Directory>,
+    ledger: Arc<Ledger>,
 }
 
 impl fmt::Debug for Api {
@@ -81,7 +87,7 @@ const CHANGED: &str = "the object has been modified; please apply your changes t
 impl Api {
     /// The API of `registry`'s resources over `store`.
     pub fn new(store: Arc<dyn Store>, registry: Arc<Registry>) -> Self {
-        Self { store, registry }
+        Self { store, registry, directory: Arc::default(), ledger: Arc::default() }
     }
 
     /// The resources.

@@ -3,6 +3,7 @@
 use bulkhead_store::{StoreError, Write};
 use serde_json::Value;
 
+use super::admission::Charges;
 use super::create::{check_namespace, check_type, validate};
 use super::metadata;
 use super::services::Claims;
@@ -98,10 +99,11 @@ impl Api {
                 return Err(Status::invalid(resource.group, resource.kind, name, causes));
             }
             let released = is_released(resource.graceful_deletion, &object);
-            let claims = match released {
-                true => Claims::of_gone(place, &current),
-                false => self.claim(place, Some(&current), &mut object, options.dry_run).await?,
+            let taken = match released {
+                true => Ok((Claims::of_gone(place, &current), Charges::default())),
+                false => self.take(place, &current, &mut object, target, options.dry_run).await,
             };
+            let (claims, charges) = taken?;
             if options.dry_run {
                 return Ok(object);
             }
@@ -113,8 +115,15 @@ impl Api {
             };
             let written = self.store.write(write).await;
             self.settle(claims, written.is_ok()).await;
+            if written.is_err() {
+                self.refund(place, charges).await;
+            }
             match written {
                 Ok(revision) => {
+                    // What a status says is nobody's condition.
+                    if target != Target::Status {
+                        self.directory.learn(place).await;
+                    }
                     let mut object = object;
                     object["metadata"]["resourceVersion"] = revision.to_string().into();
                     return Ok(object);
@@ -125,6 +134,32 @@ impl Api {
             }
         }
         Err(place.conflict(name, CHANGED))
+    }
+
+    /// Takes what the change from `current` to `object` costs, beside the object.
+    async fn take(
+        &self,
+        place: &Place,
+        current: &Value,
+        object: &mut Value,
+        target: Target,
+        dry_run: bool,
+    ) -> Result<(Claims, Charges)> {
+        // Of kinds that cost what they say, and may say more later.
+        let grows = place.resource.group.is_empty()
+            && matches!(place.resource.plural, "services" | "persistentvolumeclaims")
+            && target == Target::Main;
+        let charges = match grows {
+            true => self.charge(place, Some(current), object, dry_run).await?,
+            false => Charges::default(),
+        };
+        match self.claim(place, Some(current), object, dry_run).await {
+            Ok(claims) => Ok((claims, charges)),
+            Err(error) => {
+                self.refund(place, charges).await;
+                Err(error)
+            }
+        }
     }
 }
 

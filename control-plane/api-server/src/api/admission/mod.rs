@@ -1,14 +1,25 @@
-//! What Kubernetes' admission fills into objects that are created, from other objects.
+//! What Kubernetes' admission fills into objects that are created, from other objects, and what it
+//! refuses because of them.
 //!
-//! Pods get their ServiceAccount's name, the priority of their PriorityClass, and the tolerations by
-//! which a node that is not ready keeps them for five minutes.
+//! Pods get their ServiceAccount and its token ([`account`]), the defaults of the namespace's
+//! LimitRanges ([`limits`]), what their PriorityClass and RuntimeClass say ([`classes`]), and the
+//! tolerations by which a node that is not ready keeps them for five minutes. Claims and Ingresses
+//! get the default classes. Whatever is created is charged to the namespace's ResourceQuotas
+//! ([`quota`]), just before it is written.
+
+mod account;
+mod classes;
+mod limits;
+mod quota;
 
 use serde_json::{Value, json};
 
 use super::{Api, Place};
+use crate::kinds;
 use crate::object;
-use crate::options::ReadOptions;
 use crate::status::{Result, Status};
+
+pub(super) use quota::{Charges, Ledger};
 
 /// How long a pod stays on a node that is not ready, unless it says otherwise.
 const TOLERATION_SECONDS: u64 = 300;
@@ -20,56 +31,34 @@ impl Api {
     pub(super) async fn admit_create(&self, place: &Place, object: &mut Value) -> Result<()> {
         match (place.resource.group, place.resource.plural) {
             ("", "pods") if object["spec"].is_object() => {
-                object::set_default(&mut object["spec"], "serviceAccountName", "default");
+                self.give_account(place, object).await?;
+                self.limit(place, object).await?;
+                self.prioritize(place, object).await?;
+                self.choose_runtime(place, object).await?;
                 tolerate(&mut object["spec"]);
-                self.prioritize(place, object).await
+                kinds::classify_pod(object);
+                Ok(())
+            }
+            ("", "persistentvolumeclaims") if object["spec"].is_object() => {
+                self.choose_storage(object).await?;
+                self.limit(place, object).await
+            }
+            ("networking.k8s.io", "ingresses") if object["spec"].is_object() => {
+                self.choose_ingress(object).await
             }
             _ => Ok(()),
         }
     }
+}
 
-    /// Sets a pod's priority to that of its class, or of the default one.
-    async fn prioritize(&self, place: &Place, pod: &mut Value) -> Result<()> {
-        let Some(classes) = self.registry.find("scheduling.k8s.io", "v1", "priorityclasses") else {
-            return Ok(());
-        };
-        let classes = Place::new(&classes, None);
-        let name = object::text(&pod["spec"], "priorityClassName").to_owned();
-        let class = if name.is_empty() {
-            let all = self.list(&classes, &ReadOptions::default()).await?.items;
-            let defaults = all.into_iter().filter(|class| class["globalDefault"] == true);
-            // Of several the lowest, as in Kubernetes.
-            defaults.min_by_key(|class| class["value"].as_i64())
-        } else {
-            match self.get(&classes, &name).await {
-                Ok(class) => Some(class),
-                Err(error) if error.code == 404 => {
-                    let why = format!("no PriorityClass with name {name} was found");
-                    return Err(Status::forbidden("", "pods", object::name(pod), &why));
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let value = class.as_ref().map_or(json!(0), |class| class["value"].clone());
-        let said = &pod["spec"]["priority"];
-        if !said.is_null() && *said != value {
-            let why = format!(
-                "the integer value of priority ({said}) must not be provided in pod spec; priority \
-                 admission controller computed {value} from the given PriorityClass name"
-            );
-            return Err(Status::forbidden("", place.resource.plural, object::name(pod), &why));
-        }
-        let policy = class.as_ref().map(|class| object::text(class, "preemptionPolicy").to_owned());
-        let policy = policy.filter(|policy| !policy.is_empty());
-        let spec = &mut pod["spec"];
-        spec["priority"] = value;
-        if let Some(class) = &class {
-            spec["priorityClassName"] = class["metadata"]["name"].clone();
-        }
-        let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".into());
-        object::set_default(spec, "preemptionPolicy", policy);
-        Ok(())
-    }
+/// 403 for an object that is to be created.
+fn forbidden(place: &Place, object: &Value, why: &str) -> Status {
+    let resource = &place.resource;
+    let name = match object::name(object) {
+        "" => object::text(object, "metadata.generateName"),
+        name => name,
+    };
+    Status::forbidden(resource.group, resource.plural, name, why)
 }
 
 fn tolerate(spec: &mut Value) {
