@@ -1,4 +1,5 @@
-//! The device thread: one epoll loop on which all work happens that is not a vCPU's exit.
+//! The device thread: one epoll loop on which all work happens that is not a vCPU's exit, but for that
+//! of disks. A disk's files may be slow, so each disk has such a loop on a thread of its own.
 //!
 //! Queues' notifications (ioeventfds), taps, vsock connections, the console and the HTTP API are
 //! [`EventHandler`]s. The loop owns the epoll instance and nothing else; a handler owns its file

@@ -9,8 +9,8 @@
 //!    processors, [`devices`] and [`virtio`] hang on a [`bus`].
 //! 3. [`vcpu`] runs each virtual CPU on a thread of its own. Port and MMIO exits are served there,
 //!    through the bus.
-//! 4. [`event_loop`] is the one thread on which everything else happens: queues' work, the console
-//!    and the HTTP [`api`].
+//! 4. [`event_loop`] is where everything else happens: queues' work, the console and the HTTP [`api`] on
+//!    one thread, each disk's requests on one of its own.
 //! 5. [`exit`] says how it ended: an exit code and one line. [`termination`] lets signals end it in
 //!    the same way.
 //!

@@ -32,12 +32,13 @@ use crate::layout::{
 use crate::memory::{self, GuestMemory, MemoryError};
 use crate::vcpu::{self, Shared, VcpuError, Vcpus};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, RangeError};
+use crate::virtio::block::{Backing, Block, RangeError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::net::{Net, Tap, TapError};
 use crate::virtio::vsock::{GuestCid, InvalidCid, Vsock};
+use crate::virtio::worker::Worker;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -98,16 +99,10 @@ impl BuildError {
     }
 }
 
-/// A device that the API knows by name.
+/// A device of the device thread that the API knows by name.
 struct NamedDevice {
     name: String,
     device: Arc<Mutex<dyn VirtioDevice>>,
-}
-
-/// A disk and whether the guest may write to it.
-struct NamedDisk {
-    block: Arc<Mutex<Block>>,
-    read_only: bool,
 }
 
 /// A machine whose vCPUs wait for [`Vm::resume`].
@@ -115,7 +110,7 @@ pub struct Vm {
     cpus: u8,
     memory: u64,
     vcpus: Vcpus,
-    disks: BTreeMap<String, NamedDisk>,
+    disks: BTreeMap<String, Arc<Backing>>,
     devices: Vec<NamedDevice>,
     boot_time: BootTime,
     // Guest memory and the VM live as long as the machine.
@@ -164,15 +159,18 @@ pub fn build(
     builder.legacy_devices(machine.console, start, &boot_time)?;
     let mut disks = BTreeMap::new();
     for disk in machine.disks {
-        let mut block = Block::new(disk.id, disk.size, disk.read_only);
+        let block = Block::new(disk.id, disk.size, disk.read_only);
+        let backing = block.backing().clone();
         for Range { offset, length, file } in disk.ranges {
-            block
+            backing
                 .add_range(offset, length, file)
                 .map_err(|error| BuildError::Range(disk.name.clone(), error))?;
         }
-        let block = Arc::new(Mutex::new(block));
-        builder.virtio(disk.name.clone(), block.clone())?;
-        disks.insert(disk.name, NamedDisk { block, read_only: disk.read_only });
+        builder
+            .place(Arc::new(Mutex::new(block)))?
+            .serve_alone(&disk.name, exit.clone())
+            .map_err(|error| BuildError::Host("start a disk's thread", error))?;
+        disks.insert(disk.name, backing);
     }
     for net in machine.nets {
         let tap = Tap::new(net.tap).map_err(|error| BuildError::Tap(net.name.clone(), error))?;
@@ -309,11 +307,20 @@ impl Builder<'_> {
         Ok(self.mmio.insert(BOOT_TIMER, BOOT_TIMER_SIZE, timer)?)
     }
 
+    /// A device that the device thread serves.
     fn virtio(
         &mut self,
         name: String,
         device: Arc<Mutex<dyn VirtioDevice>>,
     ) -> Result<(), BuildError> {
+        let worker = self.place(device.clone())?;
+        self.handlers.push(Box::new(worker));
+        self.devices.push(NamedDevice { name, device });
+        Ok(())
+    }
+
+    /// Gives a device its registers and interrupt; what it returns is to be served.
+    fn place(&mut self, device: Arc<Mutex<dyn VirtioDevice>>) -> Result<Worker, BuildError> {
         let index = self.placed.len();
         let irq = *VIRTIO_IRQS
             .get(index)
@@ -325,7 +332,7 @@ impl Builder<'_> {
             .register_irqfd(interrupt.line(), irq)
             .map_err(|error| BuildError::Kvm("connect a device's interrupt", error))?;
         let (transport, worker) =
-            MmioTransport::new(device.clone(), self.memory.clone(), interrupt).map_err(host)?;
+            MmioTransport::new(device, self.memory.clone(), interrupt).map_err(host)?;
         let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
         for (queue, event) in transport.queue_events().iter().enumerate() {
             self.vm
@@ -333,10 +340,8 @@ impl Builder<'_> {
                 .map_err(|error| BuildError::Kvm("connect a device's queue", error))?;
         }
         self.mmio.insert(base, VIRTIO_SIZE, Arc::new(Mutex::new(transport)))?;
-        self.handlers.push(Box::new(worker));
-        self.devices.push(NamedDevice { name, device });
         self.placed.push(MmioDevice { base, irq });
-        Ok(())
+        Ok(worker)
     }
 }
 
@@ -370,7 +375,7 @@ impl Vm {
     /// Whether disk `name` is read-only, if there is one.
     #[must_use]
     pub fn disk_read_only(&self, name: &str) -> Option<bool> {
-        self.disks.get(name).map(|disk| disk.read_only)
+        self.disks.get(name).map(|disk| disk.is_read_only())
     }
 
     /// Adds a range to disk `name`. The guest may run.
@@ -380,8 +385,7 @@ impl Vm {
     pub fn add_range(&self, name: &str, range: Range) -> Result<(), AddRangeError> {
         let disk = self.disks.get(name).ok_or_else(|| AddRangeError::NoDisk(name.to_owned()))?;
         let Range { offset, length, file } = range;
-        lock(&disk.block)
-            .add_range(offset, length, file)
+        disk.add_range(offset, length, file)
             .map_err(|error| AddRangeError::Range(name.to_owned(), error))
     }
 
@@ -407,8 +411,10 @@ impl Vm {
     #[must_use]
     pub fn metrics(&self) -> bulkhead_vmm_api::Metrics {
         let exits = self.vcpus.exits();
-        let devices = self.devices.iter().map(|NamedDevice { name, device }| {
-            let counters = lock(device).metrics();
+        let devices =
+            self.devices.iter().map(|NamedDevice { name, device }| (name, lock(device).metrics()));
+        let disks = self.disks.iter().map(|(name, disk)| (name, disk.metrics()));
+        let named = devices.chain(disks).map(|(name, counters)| {
             let counters = counters.into_iter().map(|(key, value)| (key.to_owned(), value));
             (name.clone(), counters.collect())
         });
@@ -423,7 +429,7 @@ impl Vm {
             ]
             .map(|(name, counter)| (name.to_owned(), counter.get()))
             .into(),
-            devices: devices.collect(),
+            devices: named.collect(),
         }
     }
 }

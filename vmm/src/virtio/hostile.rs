@@ -228,11 +228,11 @@ fn device(target: Target, host: &mut Host) -> Arc<Mutex<dyn VirtioDevice>> {
         Target::Entropy => Arc::new(Mutex::new(Entropy::new())),
         Target::Block => {
             let id = DiskId::try_from("disk").expect("a legal id");
-            let mut disk = Block::new(id, Some(1 << 30), false);
+            let disk = Block::new(id, Some(1 << 30), false);
             for offset in [0, 8192] {
                 let file = TempFile::new().expect("a temporary file").into_file();
                 file.set_len(4096).expect("room for a sparse file");
-                disk.add_range(offset, None, file).expect("a legal range");
+                disk.backing().add_range(offset, None, file).expect("a legal range");
             }
             Arc::new(Mutex::new(disk))
         }

@@ -6,7 +6,7 @@
 //!   negotiates features, takes the queues' addresses and starts and resets the device. It holds the
 //!   device's lock only for configuration reads, activation and reset, never for an interrupt's
 //!   acknowledgement, so a vCPU does not wait for a disk.
-//! - [`worker::Worker`] is the device thread's half: it waits for queue notifications and calls
+//! - [`worker::Worker`] is the event loop's half: it waits for queue notifications and calls
 //!   the [`VirtioDevice`], which does all work on queues there.
 //!
 //! Everything a driver writes is hostile. Three places read it: [`mmio`] registers, [`queue`]
@@ -102,7 +102,7 @@ pub type Metric = (&'static str, u64);
 /// A device without its transport.
 ///
 /// `activate`, `reset` and the configuration space are called on vCPU threads, the rest on the
-/// device thread; the lock around the device keeps them apart. A device is inactive until
+/// thread of its event loop; the lock around the device keeps them apart. A device is inactive until
 /// `activate` and again after `reset`; in between no queue event reaches it.
 pub trait VirtioDevice: Send {
     /// The kind of device.
@@ -132,7 +132,7 @@ pub trait VirtioDevice: Send {
     /// [`VirtioDevice::update_sources`], which follows.
     fn reset(&mut self);
 
-    /// Called on the device thread after `activate` and `reset`, to watch or no longer watch the
+    /// Called on the event loop after `activate` and `reset`, to watch or no longer watch the
     /// descriptors that the device has beside its queues. Tokens below 256 are the worker's.
     fn update_sources(&mut self, _sources: &mut Sources<'_>) {}
 

@@ -1,14 +1,16 @@
-//! The device thread's half of a device: queue notifications in, calls of the device out.
+//! The half of a device that an event loop serves: queue notifications in, calls of the device out.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::lock;
-use crate::event_loop::{EventHandler, EventSet, Sources};
+use crate::event_loop::{EventHandler, EventLoop, EventSet, Sources};
+use crate::exit::{Exit, ExitSink};
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::QueueError;
 use crate::virtio::{Progress, VirtioDevice};
@@ -21,7 +23,10 @@ const CONTROL: u32 = DEVICE_TOKENS - 1;
 /// Lines printed of one device's broken rings: a guest can break them as often as it likes.
 const MAX_REPORTS: u32 = 8;
 
-/// Serves one device on the event loop. Made by [`crate::virtio::mmio::MmioTransport::new`].
+/// Bytes of the stack of a device's own thread.
+const STACK: usize = 128 << 10;
+
+/// Serves one device on an event loop. Made by [`crate::virtio::mmio::MmioTransport::new`].
 pub struct Worker {
     device: Arc<Mutex<dyn VirtioDevice>>,
     interrupt: Interrupt,
@@ -41,6 +46,24 @@ impl Worker {
         active: Arc<AtomicBool>,
     ) -> Self {
         Self { device, interrupt, queues, control, active, reports: 0 }
+    }
+
+    /// Serves the device on an event loop and a thread of its own, called `name`: for a device whose
+    /// work may block.
+    ///
+    /// # Errors
+    /// When the host has no descriptor or thread for it.
+    pub fn serve_alone(self, name: &str, exit: Arc<ExitSink>) -> io::Result<()> {
+        let mut event_loop = EventLoop::new()?;
+        event_loop.add(Box::new(self))?;
+        let serve = move || {
+            loop {
+                if let Err(error) = event_loop.run_once(-1) {
+                    return exit.report(Exit::Monitor(error.to_string()));
+                }
+            }
+        };
+        thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(serve).map(drop)
     }
 
     fn serve(

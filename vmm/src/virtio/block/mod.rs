@@ -3,23 +3,24 @@
 //! Ranges may be added while the guest runs ([`Block::add_range`]), which is how an image's layer or
 //! a volume arrives. What no range covers answers with `VIRTIO_BLK_S_IOERR`.
 //!
-//! Requests are served in order on the device thread, with `preadv` and `pwritev` straight on guest
-//! memory. The files are in the host's page cache as a rule, where that is the shortest way.
+//! Requests are served in order, on a thread of the disk's own, with `preadv` and `pwritev` straight on
+//! guest memory. The files are in the host's page cache as a rule, where that is the shortest way; where
+//! they are not, nothing but this disk waits.
 
-use std::fs::File;
+use std::sync::Arc;
 
+pub use self::backing::Backing;
 pub use self::ranges::{RangeError, SECTOR};
 
-use self::ranges::Ranges;
-use self::request::{Disk, ID_BYTES, Outcome};
+use self::request::{Disk, ID_BYTES};
 use crate::event_loop::Sources;
-use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::{QueueError, VirtQueue};
 use crate::virtio::{
     ActivateError, Activation, DeviceType, Metric, Progress, VirtioDevice, feature,
     read_config_space,
 };
 
+mod backing;
 mod ranges;
 mod request;
 #[cfg(test)]
@@ -63,33 +64,17 @@ impl TryFrom<&str> for DiskId {
     }
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    reads: u64,
-    read_bytes: u64,
-    writes: u64,
-    written_bytes: u64,
-    flushes: u64,
-    others: u64,
-    errors: u64,
-}
-
 struct Active {
     queue: VirtQueue,
-    interrupt: Interrupt,
     write_through: bool,
+    /// Malformed chains that are counted already.
+    malformed: u64,
 }
 
 /// The device.
 pub struct Block {
-    id: DiskId,
-    /// The fixed size in bytes, if there is one.
-    size: Option<u64>,
-    read_only: bool,
-    ranges: Ranges,
+    backing: Arc<Backing>,
     active: Option<Active>,
-    generation: u32,
-    counters: Counters,
 }
 
 impl Block {
@@ -97,43 +82,13 @@ impl Block {
     /// `size` the end of its last range.
     #[must_use]
     pub fn new(id: DiskId, size: Option<u64>, read_only: bool) -> Self {
-        Self {
-            id,
-            size: size.map(|size| size - size % SECTOR),
-            read_only,
-            ranges: Ranges::default(),
-            active: None,
-            generation: 0,
-            counters: Counters::default(),
-        }
+        Self { backing: Arc::new(Backing::new(id, size, read_only)), active: None }
     }
 
-    /// Lets `file` back `length` bytes from `offset` on; without `length`, the file's length
-    /// rounded up to a sector. On a disk that grows, a running guest is told of the new capacity.
-    ///
-    /// # Errors
-    /// When the range is not possible; then nothing has changed.
-    pub fn add_range(
-        &mut self,
-        offset: u64,
-        length: Option<u64>,
-        file: File,
-    ) -> Result<(), RangeError> {
-        let before = self.capacity();
-        self.ranges.add(offset, length, file, self.read_only, self.size)?;
-        if self.capacity() != before {
-            self.generation = self.generation.wrapping_add(1);
-            if let Some(active) = &self.active {
-                active.interrupt.configuration();
-            }
-        }
-        Ok(())
-    }
-
-    /// The disk's capacity in bytes.
+    /// What lies behind it: for its manager, who need not wait for requests under way.
     #[must_use]
-    pub fn capacity(&self) -> u64 {
-        self.size.unwrap_or_else(|| self.ranges.end())
+    pub const fn backing(&self) -> &Arc<Backing> {
+        &self.backing
     }
 }
 
@@ -143,7 +98,8 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let access = if self.read_only { F_RO } else { F_FLUSH | F_DISCARD | F_WRITE_ZEROES };
+        let access =
+            if self.backing.is_read_only() { F_RO } else { F_FLUSH | F_DISCARD | F_WRITE_ZEROES };
         feature::INDIRECT_DESC | feature::EVENT_IDX | F_SEG_MAX | F_BLK_SIZE | access
     }
 
@@ -157,10 +113,10 @@ impl VirtioDevice for Block {
         let mut put = |offset: usize, bytes: &[u8]| {
             space[offset..offset + bytes.len()].copy_from_slice(bytes);
         };
-        put(0, &(self.capacity() / SECTOR).to_le_bytes());
+        put(0, &(self.backing.capacity() / SECTOR).to_le_bytes());
         put(12, &SEGMENTS_MAX.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
-        if !self.read_only {
+        if !self.backing.is_read_only() {
             let extents = request::MAX_EXTENTS as u32;
             put(36, &request::MAX_EXTENT_SECTORS.to_le_bytes());
             put(40, &extents.to_le_bytes());
@@ -175,19 +131,21 @@ impl VirtioDevice for Block {
     }
 
     fn config_generation(&self) -> u32 {
-        self.generation
+        self.backing.generation()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let queues = <[VirtQueue; 1]>::try_from(activation.queues);
         let [queue] = queues.map_err(|queues| ActivateError::Queues(queues.len()))?;
-        let write_through = !self.read_only && activation.features & F_FLUSH == 0;
-        self.active = Some(Active { queue, interrupt: activation.interrupt, write_through });
+        let write_through = !self.backing.is_read_only() && activation.features & F_FLUSH == 0;
+        self.backing.tell(Some(activation.interrupt));
+        self.active = Some(Active { queue, write_through, malformed: 0 });
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.counters.errors += self.active.take().map_or(0, |active| active.queue.malformed());
+        self.backing.tell(None);
+        self.active = None;
     }
 
     fn queue_event(
@@ -195,21 +153,25 @@ impl VirtioDevice for Block {
         _index: usize,
         _sources: &mut Sources<'_>,
     ) -> Result<Progress, QueueError> {
-        let capacity = self.capacity();
         let Some(active) = &mut self.active else { return Ok(Progress::Done) };
-        let mut disk = Disk {
-            ranges: &mut self.ranges,
-            capacity,
-            read_only: self.read_only,
+        let backing = &*self.backing;
+        let ranges = backing.ranges();
+        let disk = Disk {
+            ranges: &ranges,
+            capacity: backing.capacity_of(&ranges),
+            read_only: backing.is_read_only(),
             write_through: active.write_through,
-            id: &self.id.0,
+            id: &backing.id.0,
         };
-        let counters = &mut self.counters;
-        active.queue.serve(BUDGET, |chain| {
+        let result = active.queue.serve(BUDGET, |chain| {
             let (used, outcome) = disk.execute(chain);
-            counters.count(outcome);
+            backing.count(outcome);
             Some(used)
-        })
+        });
+        let malformed = active.queue.malformed();
+        backing.count_malformed(malformed - active.malformed);
+        active.malformed = malformed;
+        result
     }
 
     fn halt(&mut self, _sources: &mut Sources<'_>) {
@@ -217,34 +179,6 @@ impl VirtioDevice for Block {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        let malformed = self.active.as_ref().map_or(0, |active| active.queue.malformed());
-        let counters = &self.counters;
-        vec![
-            ("reads", counters.reads),
-            ("read_bytes", counters.read_bytes),
-            ("writes", counters.writes),
-            ("written_bytes", counters.written_bytes),
-            ("flushes", counters.flushes),
-            ("other_requests", counters.others),
-            ("errors", counters.errors + malformed),
-        ]
-    }
-}
-
-impl Counters {
-    fn count(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Read(bytes) => {
-                self.reads += 1;
-                self.read_bytes += bytes as u64;
-            }
-            Outcome::Written(bytes) => {
-                self.writes += 1;
-                self.written_bytes += bytes as u64;
-            }
-            Outcome::Flushed => self.flushes += 1,
-            Outcome::Identified(_) | Outcome::Cleared => self.others += 1,
-            Outcome::Failed => self.errors += 1,
-        }
+        self.backing.metrics()
     }
 }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a sector: the unit of every address and length on a virtio disk (§5.2.4).
 pub const SECTOR: u64 = 512;
@@ -74,18 +76,23 @@ pub(super) struct Range {
     pub(super) length: u64,
     pub(super) file: File,
     /// Whether the file was written since it was last synchronised.
-    pub(super) dirty: bool,
+    dirty: AtomicBool,
 }
 
 impl Range {
     fn end(&self) -> u64 {
         self.offset + self.length
     }
+
+    /// Notes that the file is about to be written.
+    pub(super) fn taint(&self) {
+        self.dirty.store(true, Ordering::Relaxed);
+    }
 }
 
-/// The ranges of a disk, by offset, without overlaps.
-#[derive(Debug, Default)]
-pub(super) struct Ranges(Vec<Range>);
+/// The ranges of a disk, by offset, without overlaps. A clone is the table as it is now.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Ranges(Vec<Arc<Range>>);
 
 impl Ranges {
     /// Adds a range of `length` bytes, or of the file's length rounded up to a sector.
@@ -122,25 +129,26 @@ impl Ranges {
         if let Some(other) = self.0.get(index).filter(|other| other.offset < end) {
             return Err(RangeError::Overlap { offset, length, other: other.offset });
         }
-        self.0.insert(index, Range { offset, length, file, dirty: false });
+        let range = Range { offset, length, file, dirty: AtomicBool::new(false) };
+        self.0.insert(index, Arc::new(range));
         Ok(())
     }
 
     /// The first byte after the last range.
     pub(super) fn end(&self) -> u64 {
-        self.0.last().map_or(0, Range::end)
+        self.0.last().map_or(0, |range| range.end())
     }
 
     /// The range that covers the byte at `position`, and how many bytes it has from there on.
-    pub(super) fn find(&mut self, position: u64) -> Option<(&mut Range, u64)> {
+    pub(super) fn find(&self, position: u64) -> Option<(&Range, u64)> {
         let index = self.0.partition_point(|range| range.end() <= position);
-        let range = self.0.get_mut(index).filter(|range| range.offset <= position)?;
+        let range = self.0.get(index).filter(|range| range.offset <= position)?;
         let left = range.end() - position;
         Some((range, left))
     }
 
     /// Whether ranges cover all of the `length` bytes from `position` on.
-    pub(super) fn covers(&mut self, mut position: u64, mut length: u64) -> bool {
+    pub(super) fn covers(&self, mut position: u64, mut length: u64) -> bool {
         while length > 0 {
             let Some((_, left)) = self.find(position) else { return false };
             let step = left.min(length);
@@ -151,12 +159,14 @@ impl Ranges {
     }
 
     /// Makes what was written durable. Every dirty file is tried, and stays dirty if it fails.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&self) -> io::Result<()> {
         let mut result = Ok(());
-        for range in self.0.iter_mut().filter(|range| range.dirty) {
-            match range.file.sync_data() {
-                Ok(()) => range.dirty = false,
-                Err(error) => result = Err(error),
+        for range in &self.0 {
+            if range.dirty.swap(false, Ordering::Relaxed)
+                && let Err(error) = range.file.sync_data()
+            {
+                range.taint();
+                result = Err(error);
             }
         }
         result

@@ -20,7 +20,7 @@ const FLAG_UNMAP: u32 = 1;
 
 /// The disk, as a request sees it.
 pub(super) struct Disk<'a> {
-    pub(super) ranges: &'a mut Ranges,
+    pub(super) ranges: &'a Ranges,
     /// Bytes.
     pub(super) capacity: u64,
     pub(super) read_only: bool,
@@ -60,7 +60,7 @@ impl From<io::Error> for Refusal {
 
 impl Disk<'_> {
     /// Executes the request in `chain`. Returns how many bytes of the chain were written.
-    pub(super) fn execute(&mut self, chain: &mut Chain) -> (usize, Outcome) {
+    pub(super) fn execute(&self, chain: &mut Chain) -> (usize, Outcome) {
         let Some(data_length) = chain.writable.len().checked_sub(1) else {
             // Not even room for the status.
             return (0, Outcome::Failed);
@@ -88,7 +88,7 @@ impl Disk<'_> {
     }
 
     fn dispatch(
-        &mut self,
+        &self,
         header: [u8; HEADER],
         chain: &mut Chain,
         data_length: usize,
@@ -127,7 +127,7 @@ impl Disk<'_> {
         }
     }
 
-    fn read(&mut self, sector: u64, data: &mut Buffers, length: usize) -> Result<Outcome, Refusal> {
+    fn read(&self, sector: u64, data: &mut Buffers, length: usize) -> Result<Outcome, Refusal> {
         if length > MAX_DATA {
             return Err(Refusal::Io);
         }
@@ -144,7 +144,7 @@ impl Disk<'_> {
         Ok(Outcome::Read(length))
     }
 
-    fn write(&mut self, sector: u64, data: &mut Buffers) -> Result<Outcome, Refusal> {
+    fn write(&self, sector: u64, data: &mut Buffers) -> Result<Outcome, Refusal> {
         let length = data.len();
         if self.read_only || length > MAX_DATA {
             return Err(Refusal::Io);
@@ -157,7 +157,7 @@ impl Disk<'_> {
         while left > 0 {
             let (range, available) = self.ranges.find(position).ok_or(Refusal::Io)?;
             let piece = usize::try_from(available).unwrap_or(left).min(left);
-            range.dirty = true;
+            range.taint();
             let offset = position - range.offset;
             let count = retry(|| data.write_file(range.file.as_fd(), offset, piece))?;
             if count == 0 {
@@ -174,7 +174,7 @@ impl Disk<'_> {
     }
 
     /// Discards or clears the extents that `list` names.
-    fn extents(&mut self, list: &Buffers, zero: bool) -> Result<Outcome, Refusal> {
+    fn extents(&self, list: &Buffers, zero: bool) -> Result<Outcome, Refusal> {
         if self.read_only || list.is_empty() || !list.len().is_multiple_of(EXTENT) {
             return Err(Refusal::Io);
         }
@@ -209,7 +209,7 @@ impl Disk<'_> {
     }
 
     fn clear(
-        &mut self,
+        &self,
         mut position: u64,
         mut left: u64,
         zero: bool,
@@ -218,7 +218,7 @@ impl Disk<'_> {
         while left > 0 {
             let (range, available) = self.ranges.find(position).ok_or(Refusal::Io)?;
             let piece = available.min(left);
-            range.dirty = true;
+            range.taint();
             match deallocate(range, position - range.offset, piece, unmap) {
                 // A discard is a hint; a file system that cannot follow it loses nothing.
                 Err(error) if !zero && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}

@@ -22,8 +22,12 @@ fn disk(size: Option<u64>, read_only: bool) -> Arc<Mutex<Block>> {
     Arc::new(Mutex::new(Block::new(DiskId::try_from("scratch").unwrap(), size, read_only)))
 }
 
+fn backing(disk: &Arc<Mutex<Block>>) -> Arc<Backing> {
+    disk.lock().unwrap().backing().clone()
+}
+
 fn add(disk: &Arc<Mutex<Block>>, offset: u64, file: File) {
-    disk.lock().unwrap().add_range(offset, None, file).unwrap();
+    backing(disk).add_range(offset, None, file).unwrap();
 }
 
 /// Makes a request with `data` behind the header. Returns (used length, status).
@@ -118,6 +122,20 @@ fn a_range_arrives_while_the_guest_runs() {
     // It was cut short under the disk.
     backing.set_len(512).unwrap();
     assert_eq!(request(&mut driver, 0, 2049, &data).1, IO_ERROR);
+}
+
+#[test]
+fn a_request_under_way_is_not_waited_for() {
+    let disk = disk(None, true);
+    let backing = backing(&disk);
+    // Whoever serves the disk holds it locked, for as long as its files take.
+    let serving = disk.lock().unwrap();
+    backing.add_range(0, None, file(1024).0).unwrap();
+    assert_eq!(backing.capacity(), 1024);
+    assert!(backing.metrics().contains(&("reads", 0)));
+    drop(serving);
+    let mut driver = Driver::started(disk, u64::MAX);
+    assert_eq!(request(&mut driver, 0, 1, &[(BUFFER, 512, WRITE)]), (513, OK));
 }
 
 #[test]
