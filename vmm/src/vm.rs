@@ -190,7 +190,7 @@ pub fn build(
     let rsdp = acpi::write(&memory, machine.cpus, &placed)?;
     let (mut kernel, mut initrd) = (machine.kernel, machine.initrd);
     let cmdline = with_devices(&machine.cmdline, &placed);
-    let entry = boot::load(
+    let loaded = boot::load(
         &memory,
         Boot { kernel: &mut kernel, initrd: initrd.as_mut(), cmdline: &cmdline, rsdp },
     )
@@ -198,7 +198,7 @@ pub fn build(
     let supported =
         cpuid::supported(&kvm).map_err(|error| BuildError::Kvm("tell its CPUID", error))?;
     let shared = Arc::new(Shared::new(mmio, pio, exit));
-    let vcpus = vcpu::start(&vm, machine.cpus, &supported, &memory, entry, shared)?;
+    let vcpus = vcpu::start(&vm, machine.cpus, &supported, &memory, &loaded, shared)?;
     let built = Vm {
         cpus: machine.cpus,
         memory: machine.memory,

@@ -1,6 +1,7 @@
 //! The kernel image: which kind it is, whether it is whole, and its way into guest memory.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::setup_header;
@@ -11,7 +12,7 @@ use vm_memory::GuestAddress;
 use super::ranges::low_memory_end;
 use super::{BootError, linux64};
 use crate::layout::{HIGH_MEMORY, HOLE_START};
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 
 const ELF_MAGIC: &[u8; 4] = b"\x7fELF";
 const ELF_HEADER: usize = 64;
@@ -30,6 +31,8 @@ pub(super) enum Kind {
 /// A kernel in guest memory.
 pub(super) struct Kernel {
     pub(super) kind: Kind,
+    /// Where it lies, with the memory that it clears first thing.
+    pub(super) place: Vec<Range<u64>>,
     /// First byte after the memory that it needs before it looks at the memory map.
     pub(super) end: u64,
 }
@@ -74,10 +77,11 @@ fn load_elf(
         return Err(BootError::Truncated { length, expected: extent.file_end });
     }
     require_memory(memory, "a kernel", extent.memory_end)?;
+    extent.place.iter().for_each(|segment| memory::populate(memory, segment));
     let loaded = Elf::load(memory, None, file, Some(GuestAddress(HIGH_MEMORY)))?;
     match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(GuestAddress(entry)) => {
-            Ok(Kernel { kind: Kind::Elf { entry }, end: extent.memory_end })
+            Ok(Kernel { kind: Kind::Elf { entry }, place: extent.place, end: extent.memory_end })
         }
         _ => Err(BootError::NoPvhEntry),
     }
@@ -86,6 +90,8 @@ fn load_elf(
 struct Extent {
     file_end: u64,
     memory_end: u64,
+    /// Each segment's.
+    place: Vec<Range<u64>>,
 }
 
 /// Where the segments end, in the file and in memory: the loader itself does not tell a file that is
@@ -107,7 +113,7 @@ fn elf_extent(file: &File, head: &[u8], length: u64) -> Result<Extent, BootError
     }
     file.read_exact_at(&mut table, offset)
         .map_err(|error| BootError::Read { what: "kernel", error })?;
-    let mut extent = Extent { file_end: end, memory_end: HIGH_MEMORY };
+    let mut extent = Extent { file_end: end, memory_end: HIGH_MEMORY, place: Vec::new() };
     for segment in table.chunks_exact(ELF_PROGRAM_HEADER) {
         if u32::from_le_bytes([segment[0], segment[1], segment[2], segment[3]]) != ELF_LOAD {
             continue;
@@ -115,7 +121,9 @@ fn elf_extent(file: &File, head: &[u8], length: u64) -> Result<Extent, BootError
         let (in_file, address) = (u64_at(segment, 8), u64_at(segment, 24));
         let (bytes, in_memory) = (u64_at(segment, 32), u64_at(segment, 40));
         extent.file_end = extent.file_end.max(in_file.saturating_add(bytes));
-        extent.memory_end = extent.memory_end.max(address.saturating_add(in_memory.max(bytes)));
+        let address_end = address.saturating_add(in_memory.max(bytes));
+        extent.memory_end = extent.memory_end.max(address_end);
+        extent.place.push(address..address_end);
     }
     Ok(extent)
 }
@@ -137,6 +145,8 @@ fn load_bzimage(memory: &GuestMemory, file: &mut File, length: u64) -> Result<Ke
         return Err(BootError::Truncated { length, expected: setup + body });
     }
     require_memory(memory, "a kernel", HIGH_MEMORY + (length - setup))?;
+    let place = HIGH_MEMORY..HIGH_MEMORY + (length - setup);
+    memory::populate(memory, &place);
     let loaded = BzImage::load(memory, Some(GuestAddress(HIGH_MEMORY)), file, None)?;
     let header = loaded.setup_header.ok_or(BootError::No64BitEntry)?;
     if !linux64::has_entry(&header) {
@@ -144,7 +154,8 @@ fn load_bzimage(memory: &GuestMemory, file: &mut File, length: u64) -> Result<Ke
     }
     let end = loaded.kernel_end.max(linux64::decompressed_end(&header, HIGH_MEMORY));
     require_memory(memory, "a kernel", end)?;
-    Ok(Kernel { kind: Kind::BzImage { header: Box::new(header), load: HIGH_MEMORY }, end })
+    let kind = Kind::BzImage { header: Box::new(header), load: HIGH_MEMORY };
+    Ok(Kernel { kind, place: vec![place], end })
 }
 
 fn require_memory(memory: &GuestMemory, what: &'static str, end: u64) -> Result<(), BootError> {

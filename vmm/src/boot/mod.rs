@@ -12,6 +12,7 @@ mod ranges;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -34,6 +35,16 @@ pub struct Entry {
     pub protocol: Protocol,
     /// The first instruction's guest-physical address.
     pub address: u64,
+}
+
+/// A machine's memory after [`load`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where to start.
+    pub entry: Entry,
+    /// Guest-physical addresses that the kernel was loaded to, and those that it clears first thing: it
+    /// soon touches most of them.
+    pub kernel: Vec<Range<u64>>,
 }
 
 /// What to boot.
@@ -115,23 +126,24 @@ pub enum BootError {
 ///
 /// # Errors
 /// When a file is unreadable, damaged or of another kind, or does not fit.
-pub fn load(memory: &GuestMemory, boot: Boot<'_>) -> Result<Entry, BootError> {
+pub fn load(memory: &GuestMemory, boot: Boot<'_>) -> Result<Loaded, BootError> {
     write_cmdline(memory, boot.cmdline)?;
     let kernel = kernel::load(memory, boot.kernel)?;
     let initrd = boot
         .initrd
         .map(|file| initrd::load(memory, file, kernel.end, kernel.initrd_max()))
         .transpose()?;
-    match kernel.kind {
+    let entry = match kernel.kind {
         kernel::Kind::Elf { entry } => {
             pvh::write_start_info(memory, initrd, boot.rsdp)?;
-            Ok(Entry { protocol: Protocol::Pvh, address: entry })
+            Entry { protocol: Protocol::Pvh, address: entry }
         }
         kernel::Kind::BzImage { header, load } => {
             linux64::write_boot_params(memory, *header, boot.cmdline.len(), initrd, boot.rsdp)?;
-            Ok(Entry { protocol: Protocol::Linux64, address: load + linux64::ENTRY_OFFSET })
+            Entry { protocol: Protocol::Linux64, address: load + linux64::ENTRY_OFFSET }
         }
-    }
+    };
+    Ok(Loaded { entry, kernel: kernel.place })
 }
 
 fn write_cmdline(memory: &GuestMemory, cmdline: &str) -> Result<(), BootError> {

@@ -49,11 +49,11 @@ fn boot(
     kernel: &[u8],
     initrd: Option<&[u8]>,
     cmdline: &str,
-) -> Result<(Entry, GuestMemory), BootError> {
+) -> Result<(Loaded, GuestMemory), BootError> {
     let memory = memory::create(MEMORY).unwrap();
     let (mut kernel, mut initrd) = (file(kernel), initrd.map(file));
     let boot = Boot { kernel: &mut kernel, initrd: initrd.as_mut(), cmdline, rsdp: 0xe_0000 };
-    load(&memory, boot).map(|entry| (entry, memory))
+    load(&memory, boot).map(|loaded| (loaded, memory))
 }
 
 fn bzimage(body: usize) -> Vec<u8> {
@@ -78,8 +78,10 @@ fn message(kernel: &[u8]) -> String {
 
 #[test]
 fn a_vmlinux_is_entered_by_its_pvh_note() {
-    let (entry, memory) = boot(&vmlinux(b"code", true), Some(b"initrd"), "quiet").unwrap();
-    assert_eq!(entry, Entry { protocol: Protocol::Pvh, address: ENTRY.into() });
+    let (loaded, memory) = boot(&vmlinux(b"code", true), Some(b"initrd"), "quiet").unwrap();
+    assert_eq!(loaded.entry, Entry { protocol: Protocol::Pvh, address: ENTRY.into() });
+    let segment = 0x100_0000..0x100_0004;
+    assert_eq!(loaded.kernel, std::slice::from_ref(&segment));
     let mut text = [0; 4];
     memory.read_slice(&mut text, GuestAddress(0x100_0000)).unwrap();
     assert_eq!(&text, b"code");
@@ -97,9 +99,11 @@ fn a_vmlinux_is_entered_by_its_pvh_note() {
 
 #[test]
 fn a_bzimage_is_entered_in_64_bit_mode() {
-    let (entry, memory) = boot(&bzimage(4096), Some(b"initrd"), "quiet").unwrap();
+    let (loaded, memory) = boot(&bzimage(4096), Some(b"initrd"), "quiet").unwrap();
     let address = HIGH_MEMORY + linux64::ENTRY_OFFSET;
-    assert_eq!(entry, Entry { protocol: Protocol::Linux64, address });
+    assert_eq!(loaded.entry, Entry { protocol: Protocol::Linux64, address });
+    let body = HIGH_MEMORY..HIGH_MEMORY + 4096;
+    assert_eq!(loaded.kernel, std::slice::from_ref(&body));
     let field = |offset: usize| -> u32 {
         memory.read_obj(GuestAddress(ZERO_PAGE + offset as u64)).unwrap()
     };

@@ -3,6 +3,7 @@
 //! A vCPU is stopped by setting `immediate_exit` in the page it shares with KVM and then sending its
 //! thread a signal: the signal ends a `KVM_RUN` that is under way, the flag one that is about to begin.
 
+mod prefault;
 mod registers;
 mod run;
 
@@ -15,7 +16,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::boot::Entry;
+use crate::boot::Loaded;
 use crate::bus::Bus;
 use crate::cpuid;
 use crate::exit::ExitSink;
@@ -128,7 +129,7 @@ pub struct Vcpus {
     threads: Vec<(libc::pthread_t, ImmediateExit)>,
 }
 
-/// Creates `cpus` vCPUs, the first at `entry`, on threads that wait for [`Vcpus::resume`].
+/// Creates `cpus` vCPUs, the first at the kernel's entry, on threads that wait for [`Vcpus::resume`].
 ///
 /// # Errors
 /// When KVM or the host refuses.
@@ -137,7 +138,7 @@ pub fn start(
     cpus: u8,
     supported: &CpuId,
     memory: &GuestMemory,
-    entry: Entry,
+    loaded: &Loaded,
     shared: Arc<Shared>,
 ) -> Result<Vcpus, VcpuError> {
     extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -154,14 +155,20 @@ pub fn start(
         vcpu.set_cpuid2(&leaves).map_err(|error| VcpuError::Setup("CPUID", error))?;
         registers::setup_any(&vcpu, leaves.as_slice())?;
         if index == 0 {
-            registers::setup_first(&vcpu, memory, entry)?;
+            registers::setup_first(&vcpu, memory, loaded.entry)?;
         }
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         let shared = shared.clone();
+        let kernel = (index == 0).then(|| loaded.kernel.clone());
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(128 << 10)
-            .spawn(move || run::forever(index, vcpu, &shared))
+            .spawn(move || {
+                for segment in kernel.iter().flatten() {
+                    prefault::prefault(&vcpu, segment);
+                }
+                run::forever(index, vcpu, &shared)
+            })
             .map_err(VcpuError::Thread)?;
         threads
             .push((std::os::unix::thread::JoinHandleExt::into_pthread_t(thread), immediate_exit));
