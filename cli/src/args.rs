@@ -154,6 +154,42 @@ Examples:
         #[arg(value_name = "CLUSTER", required = true)]
         names: Vec<ClusterName>,
     },
+    /// Save a cluster in a file, running or stopped
+    #[command(
+        after_help = "The file has the cluster's objects as of one moment, its certificates \
+and keys, and its configuration, in mode 0600: whoever has it has the cluster. It does not have what \
+lies on the nodes' disks, nor images.
+
+Example:
+  bulkhead cluster backup demo demo-$(date +%F).backup"
+    )]
+    Backup {
+        #[arg(value_name = "CLUSTER")]
+        name: ClusterName,
+        /// Where to; a file that is there is replaced when the backup is whole
+        file: PathBuf,
+    },
+    /// Make a cluster of a backup and start it
+    #[command(
+        after_help = "It may have the name of the cluster that was saved, if that is stopped \
+(then it is replaced) or deleted, or another one. Nodes keep their names and start with empty disks. \
+Credentials go on to hold; clients that watch are told that their resource version is expired, and \
+list anew.
+
+Example:
+  bulkhead cluster restore demo demo-2026-01-31.backup"
+    )]
+    Restore {
+        #[arg(value_name = "CLUSTER")]
+        name: ClusterName,
+        /// What 'bulkhead cluster backup' wrote
+        file: PathBuf,
+    },
+    /// Encrypt a cluster's secrets with a new key
+    RotateSecretsKey {
+        #[arg(value_name = "CLUSTER")]
+        name: ClusterName,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

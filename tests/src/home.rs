@@ -81,6 +81,16 @@ impl Home {
         Cluster { home: self, name: name.to_owned() }
     }
 
+    /// Makes a cluster of a backup.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn restored(&self, name: &str, backup: &Path) -> Cluster<'_> {
+        self.run(&["cluster", "restore", name, backup.to_str().unwrap()]).ok();
+        Cluster { home: self, name: name.to_owned() }
+    }
+
     /// Processes that serve this home, as `pid command line`: those whose command line names it, and
     /// the monitors, which say in their environment whose they are.
     #[must_use]

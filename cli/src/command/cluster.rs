@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use bulkhead_host_api::client::ClientError;
 use bulkhead_host_api::{ClusterConfig, ClusterName, ClusterStatus, NodeStatus};
 
+use super::backup;
 use super::signals::{self, Signals};
 use crate::args::{Cluster, Create};
 use crate::claim::Claim;
@@ -38,6 +39,18 @@ pub(super) async fn execute(command: Cluster) -> Result<ExitCode> {
             progress::follow(Ok(task.map_err(explain)?)).await?;
             let cluster = host.cluster(&name).await?;
             print(&format!("cluster {name} runs: {}\n", cluster.server))?;
+        }
+        Cluster::Backup { name, file } => backup::save(&name, &file).await?,
+        Cluster::Restore { name, file } => backup::restore(&name, &file).await?,
+        Cluster::RotateSecretsKey { name } => {
+            let host = Host::connect().await?;
+            let mut progress = progress::Progress::new();
+            progress.step(&format!("encrypting the secrets of cluster {name}"), 0, 0);
+            let rotated = host.client.rotate_secrets_key(name.as_str()).await.map_err(explain)?;
+            drop(progress);
+            let when = if rotated.sealed { "are" } else { "will, when it starts, be" };
+            let key = rotated.key;
+            print(&format!("the secrets of cluster {name} {when} encrypted with {key}\n"))?;
         }
         Cluster::Delete { names } => {
             let host = Host::connect().await?;

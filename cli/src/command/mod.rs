@@ -1,5 +1,6 @@
 //! What the commands do, a module for each noun.
 
+mod backup;
 mod cluster;
 mod doctor;
 mod host;

@@ -24,7 +24,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::{
     ApiError, ClusterConfig, ClusterStatus, HostInfo, ImageSummary, NodeRequest, Progress,
-    PullRequest,
+    PullRequest, RotatedKey,
 };
 
 /// The `Upgrade` protocol of a node's console.
@@ -172,6 +172,46 @@ impl Client {
     /// [`ClientError`].
     pub async fn stop_cluster(&self, name: &str) -> Result<Task> {
         self.task(Method::POST, &format!("/v1/clusters/{}/stop", encode(name)), None).await
+    }
+
+    /// A backup of a cluster: its length in bytes, and the bytes.
+    ///
+    /// # Errors
+    /// [`ClientError`]; of the bytes, an I/O error if the connection breaks before their end.
+    pub async fn backup_cluster(
+        &self,
+        name: &str,
+    ) -> Result<(u64, impl AsyncRead + Send + Unpin + use<>)> {
+        let path = format!("/v1/clusters/{}/backup", encode(name));
+        let response = self.send(Method::GET, &path, None).await?;
+        let length = hyper::body::Body::size_hint(response.body()).exact();
+        let length = length.ok_or_else(|| self.malformed("a backup without a length"))?;
+        Ok((length, body_reader(response.into_body())))
+    }
+
+    /// Makes the cluster `name` of a backup; done, its [`ClusterStatus`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn restore_cluster(
+        &self,
+        name: &str,
+        backup: impl AsyncRead + Send + Sync + Unpin + 'static,
+    ) -> Result<Task> {
+        let path = format!("/v1/clusters/{}/restore", encode(name));
+        let body = ("application/octet-stream", reader_body(backup));
+        self.task(Method::POST, &path, Some(body)).await
+    }
+
+    /// Has a cluster's secrets encrypted with a new key.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_secrets_key(&self, name: &str) -> Result<RotatedKey> {
+        let path = format!("/v1/clusters/{}/rotate-secrets-key", encode(name));
+        let response = self.send(Method::POST, &path, None).await?;
+        let body = self.collect(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.malformed(error))
     }
 
     /// Adds nodes to a cluster.
@@ -409,6 +449,22 @@ fn full(bytes: Vec<u8>) -> Body {
 fn json<T: Serialize>(value: &T) -> Result<(&'static str, Body)> {
     let bytes = serde_json::to_vec(value).map_err(|error| ClientError::Body(error.into()))?;
     Ok(("application/json", full(bytes)))
+}
+
+/// Reads a body as it comes.
+fn body_reader(body: Incoming) -> impl AsyncRead + Send + Unpin {
+    let (reader, mut writer) = tokio::io::duplex(256 << 10);
+    tokio::spawn(async move {
+        let mut body = body;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            // Nobody reads any more, if it fails.
+            if tokio::io::AsyncWriteExt::write_all(&mut writer, &data).await.is_err() {
+                return;
+            }
+        }
+    });
+    reader
 }
 
 /// A body that is read from `reader` in pieces.

@@ -11,6 +11,9 @@
 //! | `POST /v1/clusters` ([`ClusterConfig`]) | creates one: [`Progress`] lines, `application/x-ndjson` |
 //! | `GET`, `DELETE /v1/clusters/{name}` | [`ClusterStatus`]; deletes with [`Progress`] lines |
 //! | `POST /v1/clusters/{name}/start`, `…/stop` | [`Progress`] lines |
+//! | `GET /v1/clusters/{name}/backup` | a backup, `application/octet-stream` |
+//! | `POST /v1/clusters/{name}/restore` (a backup) | makes a cluster of it: [`Progress`] lines |
+//! | `POST /v1/clusters/{name}/rotate-secrets-key` | [`RotatedKey`] |
 //! | `GET /v1/clusters/{name}/kubeconfig` | the admin's kubeconfig, YAML |
 //! | `POST /v1/clusters/{name}/nodes` ([`NodeRequest`]) | adds nodes: [`Progress`] lines |
 //! | `DELETE /v1/clusters/{name}/nodes/{node}` | [`Progress`] lines |
@@ -127,6 +130,17 @@ pub enum ClusterPhase {
     Stopped,
     /// Being deleted; the next start of the daemon goes on with it.
     Deleting,
+}
+
+/// What came of a new key for secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotatedKey {
+    /// Its name.
+    pub key: String,
+    /// Whether every secret is encrypted with it by now; those of a stopped cluster are when it
+    /// starts.
+    pub sealed: bool,
 }
 
 /// A node's microVM, as it is.

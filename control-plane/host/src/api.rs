@@ -7,18 +7,20 @@ use std::time::Duration;
 use bulkhead_host_api::client::CONSOLE_PROTOCOL;
 use bulkhead_host_api::{ApiError, ImageSummary, Progress, PullRequest};
 use bulkhead_images::{Error as ImageStoreError, Image, PullOptions, RegistryAuth};
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, UPGRADE,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use crate::clusters::Clusters;
+use crate::clusters::{Backup, Clusters};
 use crate::config::{Checked, cluster_name, parse_body};
 use crate::daemon::Host;
 use crate::fault;
@@ -106,6 +108,22 @@ impl Api {
                 self.clusters.status(&name)?;
                 Ok(stream(async move |it, progress| it.clusters.stop(&name, &progress).await, self))
             }
+            (Method::GET, ["clusters", name, "backup"]) => {
+                Ok(download(self.clusters.backup(&cluster_name(name)?).await?))
+            }
+            (Method::POST, ["clusters", name, "restore"]) => {
+                let name = cluster_name(name)?;
+                Ok(stream(
+                    async move |it, progress| {
+                        let backup = reader(request.into_body());
+                        it.clusters.restore(&name, backup, &progress).await
+                    },
+                    self,
+                ))
+            }
+            (Method::POST, ["clusters", name, "rotate-secrets-key"]) => {
+                Ok(ok(&self.clusters.rotate_secrets_key(&cluster_name(name)?).await?))
+            }
             (Method::GET, ["clusters", name, "kubeconfig"]) => {
                 let text = self.clusters.kubeconfig(&cluster_name(name)?)?;
                 Ok(plain(StatusCode::OK, "application/yaml", text))
@@ -186,15 +204,33 @@ impl Api {
         progress: Reporter,
     ) -> Result<Value, ApiError> {
         let report = report(progress, "loading".to_owned());
-        let stream = http_body_util::BodyDataStream::new(body).map_err(std::io::Error::other);
-        let reader = tokio_util::io::StreamReader::new(stream);
-        let images = self.host.images.import_stream(reader, name.as_deref(), Some(report)).await;
+        let images =
+            self.host.images.import_stream(reader(body), name.as_deref(), Some(report)).await;
         let images = images.map_err(|error| image_fault(&error))?;
         match images.as_slice() {
             [image] => to_value(&summary(image)),
             images => to_value(&images.iter().map(summary).collect::<Vec<_>>()),
         }
     }
+}
+
+/// Reads a body as it comes.
+fn reader(body: Incoming) -> impl tokio::io::AsyncBufRead + Send + Unpin {
+    let stream = http_body_util::BodyDataStream::new(body).map_err(std::io::Error::other);
+    tokio_util::io::StreamReader::new(stream)
+}
+
+/// A file as a body. One that cannot be read to its end breaks off before its length.
+fn download(backup: Backup) -> Response<Body> {
+    let pieces = tokio_util::io::ReaderStream::with_capacity(backup.file, 256 << 10);
+    let pieces = pieces
+        .filter_map(|piece| std::future::ready(piece.ok()))
+        .map(|piece| Ok(Frame::data(piece)));
+    let mut response = Response::new(BoxBody::new(http_body_util::StreamBody::new(pieces)));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_LENGTH, backup.length.into());
+    response
 }
 
 fn report(progress: Reporter, message: String) -> bulkhead_images::ProgressFn {
@@ -287,7 +323,6 @@ trait MapLine: futures_util::Stream<Item = Progress> + Sized {
     fn map_line(
         self,
     ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> {
-        use futures_util::StreamExt as _;
         self.map(|progress| {
             let mut line = json!(progress).to_string();
             line.push('\n');

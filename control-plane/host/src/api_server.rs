@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use bulkhead_host_api::{ApiError, ClusterName};
 use tokio::process::Command;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::daemon::Host;
@@ -87,6 +87,8 @@ fn write_kubeconfig(name: &ClusterName, dir: &ClusterDir, port: u16) -> std::io:
 #[derive(Debug)]
 pub(crate) struct ApiServer {
     stop: watch::Sender<bool>,
+    /// Has it read its keys again.
+    reload: Arc<Notify>,
     /// Why it last ended.
     failure: watch::Receiver<Option<String>>,
     task: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -102,8 +104,10 @@ impl ApiServer {
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (failed, failure) = watch::channel(None);
-        let task = tokio::spawn(supervise(host, dir, port, adopted, stopped, failed));
-        Self { stop, failure, task: std::sync::Mutex::new(Some(task)) }
+        let reload = Arc::new(Notify::new());
+        let asks = Asks { stopped, reload: Arc::clone(&reload) };
+        let task = tokio::spawn(supervise(host, dir, port, adopted, asks, failed));
+        Self { stop, reload, failure, task: std::sync::Mutex::new(Some(task)) }
     }
 
     /// Until it answers that it is ready.
@@ -125,6 +129,11 @@ impl ApiServer {
         }
     }
 
+    /// Has it take the keys of secrets that its files have now.
+    pub(crate) fn reload(&self) {
+        self.reload.notify_one();
+    }
+
     pub(crate) async fn stop(&self) {
         self.stop.send_replace(true);
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -134,28 +143,37 @@ impl ApiServer {
     }
 }
 
+/// What a supervised API server is asked for.
+struct Asks {
+    stopped: watch::Receiver<bool>,
+    reload: Arc<Notify>,
+}
+
 async fn supervise(
     host: Arc<Host>,
     dir: ClusterDir,
     port: u16,
     adopted: Option<Process>,
-    mut stopped: watch::Receiver<bool>,
+    mut asks: Asks,
     failed: watch::Sender<Option<String>>,
 ) {
     let mut left = adopted;
     let mut backoff = Duration::ZERO;
-    while !*stopped.borrow() {
+    while !*asks.stopped.borrow() {
         let began = Instant::now();
         let process = match left.take() {
             Some(process) => Ok(process),
             None => start(&host.programs.api_server, &dir, port),
         };
         let message = match process {
-            Ok(mut process) => tokio::select! {
-                status = process.ended() => ended(status, &dir.api_server_log()),
-                () = asked(&mut stopped) => {
-                    process.end(GRACE).await;
-                    return;
+            Ok(mut process) => loop {
+                tokio::select! {
+                    status = process.ended() => break ended(status, &dir.api_server_log()),
+                    () = asks.reload.notified() => process.reload(),
+                    () = asked(&mut asks.stopped) => {
+                        process.end(GRACE).await;
+                        return;
+                    }
                 }
             },
             Err(error) => format!("starting the API server: {error}"),
@@ -166,7 +184,7 @@ async fn supervise(
         tracing::warn!("{message}; next start in {backoff:?}");
         failed.send_replace(Some(message));
         // Either the time has come or it is to end.
-        let _ = timeout(backoff, asked(&mut stopped)).await;
+        let _ = timeout(backoff, asked(&mut asks.stopped)).await;
         backoff = (backoff * 2).clamp(Duration::from_millis(500), MAX_BACKOFF);
     }
 }

@@ -1,10 +1,11 @@
 //! The life of clusters: created, started, stopped and deleted; their [`nodes`] come and go; after
-//! a crash there is a [`recovery`].
+//! a crash there is a [`recovery`]; they are put into files and back by [`backup`].
 //!
 //! The database says what is wanted, and every step towards it may be done twice. A create that
 //! did not end is rolled back, a delete that did not end is finished, a cluster that is meant to
 //! run is started with what still runs of it.
 
+mod backup;
 mod nodes;
 mod recovery;
 
@@ -31,6 +32,8 @@ use crate::process::{self, Process};
 use crate::progress::Reporter;
 use crate::state::ClusterRow;
 use crate::vm::Node;
+
+pub(crate) use backup::Backup;
 
 /// Every cluster of the daemon.
 #[derive(Debug)]
@@ -143,7 +146,7 @@ impl Clusters {
             self.host.node_image().await?;
             let port = free_port(checked.config.api_port)?;
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-            self.host.state.insert_cluster(&checked, port, &now)?;
+            self.host.state.insert_cluster(&checked, port, &now, None)?;
             self.host.state.cluster(&name)?
         };
         let _guard = lock.lock().await;
@@ -151,20 +154,25 @@ impl Clusters {
             made = self.launch(&name, &row, HashMap::new(), progress) => made,
             () = progress.closed() => Err(fault::conflict("the client went away")),
         };
+        self.settle(&name, made).await
+    }
+
+    /// Ends the making of a cluster, well or by rolling it back.
+    async fn settle(&self, name: &ClusterName, made: Result<()>) -> Result<Value> {
         if let Err(error) = made {
             tracing::warn!("creating cluster {name}: {error}: rolling back");
-            let path = self.host.home.cluster(&name).path().to_owned();
-            if let Err(left) = self.remove(&name, process::find(&path)).await {
+            let path = self.host.home.cluster(name).path().to_owned();
+            if let Err(left) = self.remove(name, process::find(&path)).await {
                 // It stays in its phase, so that whoever comes next goes on with it.
                 tracing::warn!("rolling cluster {name} back: {left}");
             }
             return Err(error);
         }
-        self.host.state.set_phase(&name, ClusterPhase::Running)?;
-        if let Err(error) = crate::home::remove_tree(&self.host.home.failed(&name)) {
+        self.host.state.set_phase(name, ClusterPhase::Running)?;
+        if let Err(error) = crate::home::remove_tree(&self.host.home.failed(name)) {
             tracing::warn!("consoles of an earlier cluster {name}: {error}");
         }
-        json(&self.status(&name)?)
+        json(&self.status(name)?)
     }
 
     /// Starts a stopped cluster; does nothing to one that runs.

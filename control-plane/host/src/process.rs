@@ -62,6 +62,11 @@ impl Process {
         let _ = pidfd_send_signal(self.fd.get_ref(), signal);
     }
 
+    /// Asks it to read its files again (SIGHUP).
+    pub(crate) fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Asks it to end, and after `grace` makes it.
     pub(crate) async fn end(&mut self, grace: Duration) {
         self.signal(Signal::TERM);

@@ -130,7 +130,13 @@ impl State {
 
     /// Notes a cluster and its nodes as being created. Of several at once with one name, the
     /// first gets it.
-    pub(crate) fn insert_cluster(&self, checked: &Checked, api_port: u16, now: &str) -> Result<()> {
+    pub(crate) fn insert_cluster(
+        &self,
+        checked: &Checked,
+        api_port: u16,
+        now: &str,
+        nodes: Option<&[NodeRow]>,
+    ) -> Result<()> {
         let mut db = self.db();
         let tx = db.transaction().map_err(failed)?;
         let name = checked.name.as_str();
@@ -143,8 +149,17 @@ impl State {
         if inserted == 0 {
             return Err(fault::already_exists(format!("cluster {name} already exists")));
         }
-        for _ in 0..checked.config.nodes {
-            add_node(&tx, &checked.name, &checked.config.node)?;
+        match nodes {
+            None => {
+                for _ in 0..checked.config.nodes {
+                    add_node(&tx, &checked.name, &checked.config.node)?;
+                }
+            }
+            Some(nodes) => {
+                for node in nodes {
+                    put_node(&tx, &checked.name, node)?;
+                }
+            }
         }
         tx.commit().map_err(failed)
     }
@@ -350,6 +365,12 @@ fn add_node(db: &Connection, cluster: &ClusterName, shape: &NodeShape) -> Result
             ))
         })?;
     let row = NodeRow { name: cluster.node(index), index, shape: shape.clone(), removing: false };
+    put_node(db, cluster, &row)?;
+    Ok(row)
+}
+
+/// Adds a node as it is; the next to be added comes after it.
+fn put_node(db: &Connection, cluster: &ClusterName, row: &NodeRow) -> Result<()> {
     db.execute(
         "INSERT INTO nodes VALUES (?1, ?2, ?3, ?4, 0)",
         params![cluster.as_str(), row.name, row.index, json(&row.shape)],
@@ -357,10 +378,10 @@ fn add_node(db: &Connection, cluster: &ClusterName, shape: &NodeShape) -> Result
     .map_err(failed)?;
     db.execute(
         "UPDATE clusters SET next_index = max(next_index, ?2) WHERE name = ?1",
-        params![cluster.as_str(), index + 1],
+        params![cluster.as_str(), row.index + 1],
     )
     .map_err(failed)?;
-    Ok(row)
+    Ok(())
 }
 
 fn cluster_row(row: &Row<'_>) -> rusqlite::Result<ClusterRow> {
@@ -431,8 +452,8 @@ mod tests {
     #[test]
     fn a_name_is_given_once() {
         let (_dir, state) = state();
-        state.insert_cluster(&checked("a", 2), 6443, "now").unwrap();
-        let error = state.insert_cluster(&checked("a", 1), 6444, "now").unwrap_err();
+        state.insert_cluster(&checked("a", 2), 6443, "now", None).unwrap();
+        let error = state.insert_cluster(&checked("a", 1), 6444, "now", None).unwrap_err();
         assert_eq!(error.reason, "AlreadyExists");
         let names: Vec<_> =
             state.nodes(&checked("a", 1).name).unwrap().into_iter().map(|n| n.name).collect();
@@ -443,7 +464,7 @@ mod tests {
     fn what_was_written_is_there_after_a_reopening() {
         let (dir, state) = state();
         let checked = checked("a", 1);
-        state.insert_cluster(&checked, 6443, "now").unwrap();
+        state.insert_cluster(&checked, 6443, "now", None).unwrap();
         state.set_phase(&checked.name, ClusterPhase::Running).unwrap();
         drop(state);
         let state = State::open(&dir.path().join("host.db")).unwrap();
@@ -457,7 +478,7 @@ mod tests {
         let (_dir, state) = state();
         let checked = checked("a", 2);
         let name = &checked.name;
-        state.insert_cluster(&checked, 6443, "now").unwrap();
+        state.insert_cluster(&checked, 6443, "now", None).unwrap();
         state.remove_node(name, "a-2").unwrap();
         assert_eq!(state.add_nodes(name, &NodeShape::default(), 1).unwrap()[0].name, "a-3");
         state.add_nodes(name, &NodeShape::default(), 247).unwrap();
@@ -470,7 +491,7 @@ mod tests {
         let (_dir, state) = state();
         let checked = checked("a", 1);
         let name = &checked.name;
-        state.insert_cluster(&checked, 6443, "now").unwrap();
+        state.insert_cluster(&checked, 6443, "now", None).unwrap();
         let range = RangeRow { layer: "sha256:x".into(), slot: 1, length: 4096 };
         state.add_range(name, "a-1", &range).unwrap();
         assert_eq!(state.ranges(name, "a-1").unwrap(), [range]);
