@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bulkhead_client::{
-    Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Stream,
-    Target,
+    Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Scale,
+    Selector, Stream, Target,
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::metrics::{self, Metrics};
 use crate::object;
 use crate::options::{self, FieldValidation, Preconditions, ReadOptions, WriteOptions};
 use crate::patch;
+use crate::selector::LabelSelector;
 use crate::status::Status;
 use crate::validation::Validation;
 
@@ -149,6 +150,39 @@ impl Client for LocalClient {
         let change = |current: &Value| patch.apply(&mut validation, current);
         let options = WriteOptions::default();
         self.api.modify(&place, name, target(part), &options, change).await.map_err(failed)
+    }
+
+    async fn scale(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Scale> {
+        let scale = self.api.scale(&self.place(kind, namespace)?, name).await.map_err(failed)?;
+        let number = |path| object::at(&scale, path).and_then(Value::as_i64).unwrap_or(0);
+        let selector = LabelSelector::parse(object::text(&scale, "status.selector"));
+        let selector = selector.map_err(|error| failed(Status::bad_request(error.to_string())))?;
+        Ok(Scale {
+            wanted: number("spec.replicas"),
+            replicas: number("status.replicas"),
+            selector: Selector::of(selector.into_requirements()),
+        })
+    }
+
+    async fn set_scale(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        replicas: i64,
+    ) -> Result<()> {
+        let place = self.place(kind, namespace)?;
+        let options = WriteOptions::default();
+        let scaled = self.api.set_scale(&place, name, &options, |scale| {
+            let mut scale = scale.clone();
+            scale["spec"]["replicas"] = replicas.into();
+            // Whatever else changed meanwhile, the size is what was decided.
+            if let Some(metadata) = scale["metadata"].as_object_mut() {
+                metadata.remove("resourceVersion");
+            }
+            Ok(scale)
+        });
+        scaled.await.map(drop).map_err(failed)
     }
 
     async fn delete(

@@ -42,6 +42,12 @@ impl LabelSelector {
         Ok(Self(requirements))
     }
 
+    /// Its requirements.
+    #[must_use]
+    pub fn into_requirements(self) -> Vec<Requirement> {
+        self.0
+    }
+
     /// Whether it selects everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {

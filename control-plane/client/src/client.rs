@@ -6,6 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::selector::Selector;
+
 /// A resource, as paths name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kind {
@@ -155,6 +157,17 @@ impl DeleteOptions {
     }
 }
 
+/// What an `autoscaling/v1` Scale says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scale {
+    /// The replicas that are wanted.
+    pub wanted: i64,
+    /// Those that there are.
+    pub replicas: i64,
+    /// What selects their pods; the empty one if the kind does not say.
+    pub selector: Selector,
+}
+
 /// A client of the Kubernetes API.
 #[async_trait]
 pub trait Client: Send + Sync + 'static {
@@ -199,6 +212,23 @@ pub trait Client: Send + Sync + 'static {
         target: Target,
         patch: Patch,
     ) -> Result<Value, ClientError>;
+
+    /// The Scale of an object whose kind has one.
+    async fn scale(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Scale, ClientError>;
+
+    /// Sets the replicas of an object whose kind has a Scale.
+    async fn set_scale(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        replicas: i64,
+    ) -> Result<(), ClientError>;
 
     /// Deletes an object, and returns it as it is now or last was.
     async fn delete(

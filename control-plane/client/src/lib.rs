@@ -25,8 +25,8 @@ pub mod testing;
 
 pub use bulkhead_agent_protocol::quantity::{Quantity, QuantityError};
 pub use client::{
-    Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Stream,
-    Target,
+    Change, Client, ClientError, DeleteOptions, Kind, Patch, Propagation, ResourceInfo, Scale,
+    Stream, Target,
 };
 pub use election::{Election, ElectionTiming};
 pub use informer::{Cache, Informers, Told};

@@ -48,6 +48,12 @@ impl Selector {
         Self(labels(map))
     }
 
+    /// A selector of what meets all requirements.
+    #[must_use]
+    pub fn of(requirements: Vec<Requirement>) -> Self {
+        Self(requirements)
+    }
+
     /// Whether it selects everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {

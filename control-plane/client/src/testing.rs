@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::client::{
-    Change, Client, ClientError, DeleteOptions, Kind, Patch, ResourceInfo, Stream, Target,
+    Change, Client, ClientError, DeleteOptions, Kind, Patch, ResourceInfo, Scale, Stream, Target,
 };
 
 /// What a controller asked for.
@@ -138,6 +138,25 @@ impl Client for Objects {
     ) -> Result<Value, ClientError> {
         self.note(Asked::Patch(kind.clone(), name.to_owned(), patch));
         Ok(Value::Null)
+    }
+
+    async fn scale(
+        &self,
+        kind: &Kind,
+        _namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Scale, ClientError> {
+        Err(unexpected(&format!("scale of {} {name}", kind.plural)))
+    }
+
+    async fn set_scale(
+        &self,
+        kind: &Kind,
+        _namespace: Option<&str>,
+        name: &str,
+        replicas: i64,
+    ) -> Result<(), ClientError> {
+        Err(unexpected(&format!("scaling of {} {name} to {replicas}", kind.plural)))
     }
 
     async fn delete(

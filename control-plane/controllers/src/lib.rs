@@ -5,13 +5,14 @@
 //! and take their keys from work queues ([`queue`]).
 //!
 //! [`deployment`], [`replicas`], [`stateful`], [`daemon`], [`job`] and [`cron`] keep
-//! workloads; [`endpoints`] says where Services lead; [`gc`] deletes what has lost its owners;
+//! workloads; [`autoscaling`] sizes them; [`endpoints`] says where Services lead; [`gc`] deletes what has lost its owners;
 //! [`disruption`] keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives
 //! their pods away; [`defaults`] makes what every namespace has; [`cleanup`] empties namespaces
 //! that are deleted and removes pods of nodes that are gone.
 
 #![forbid(unsafe_code)]
 
+mod autoscaling;
 mod claim;
 mod cleanup;
 mod context;
@@ -70,6 +71,7 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
     tasks.spawn(daemon::run(with()));
     tasks.spawn(job::run(with()));
     tasks.spawn(cron::run(with()));
+    tasks.spawn(autoscaling::run(with()));
     tasks.spawn(endpoints::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));

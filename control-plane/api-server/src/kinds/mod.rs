@@ -2,6 +2,7 @@
 //! 404, as an API server without it would.
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod columns;
 mod core;
@@ -107,6 +108,7 @@ pub fn registry() -> Registry {
     resources.extend([stateful::resource(), daemon::resource(), revision::resource()]);
     resources.extend(batch::resources());
     resources.push(cron::resource());
+    resources.extend(autoscaling::resources());
     resources.extend(policy::resources());
     resources.push(core::lease());
     resources.push(discovery::slices());

@@ -2,6 +2,7 @@
 //! columns are made of.
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod core;
 mod event;
@@ -21,6 +22,7 @@ use time::OffsetDateTime;
 pub(super) use self::apps::{
     CONTROLLER_REVISION, DAEMON_SET, DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET,
 };
+pub(super) use self::autoscaling::HORIZONTAL_POD_AUTOSCALER;
 pub(super) use self::batch::{CRON_JOB, JOB};
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
