@@ -3,6 +3,7 @@
 //! The only server of a store just does it. Servers that share one elect who does, by the Lease
 //! `kube-system/bulkhead-control-plane`; a server that is told to end lets it go at once.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bulkhead_client::{Election, ElectionTiming, Informers};
@@ -17,6 +18,7 @@ use crate::custom::CustomResources;
 use crate::housekeeping;
 use crate::kubelet::Kubelets;
 use crate::local::LocalClient;
+use crate::signer;
 
 /// The lease of who leads.
 const NAMESPACE: &str = "kube-system";
@@ -32,6 +34,8 @@ pub(crate) struct Duties {
     pub(crate) custom: Arc<CustomResources>,
     /// The cluster's, PEM.
     pub(crate) root_certificate: Arc<str>,
+    /// Where the authority's key lies.
+    pub(crate) pki: PathBuf,
 }
 
 /// The duties being done, until this is dropped.
@@ -46,6 +50,7 @@ impl Duties {
         tasks.spawn(housekeeping::run(self.api.clone()));
         tasks.spawn(services::keep_repaired(self.api.clone()));
         tasks.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
+        tasks.spawn(signer::run(self.api.clone(), self.pki.clone()));
         tasks.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
         let informers = Informers::new(Arc::new(LocalClient::new(
             self.api.clone(),

@@ -49,6 +49,7 @@ pub mod route;
 pub mod schema;
 pub mod selector;
 pub mod serve;
+mod signer;
 pub mod status;
 pub mod storage;
 pub mod tls;

@@ -86,7 +86,12 @@ impl WriteOptions {
             name: self.field_manager.as_ref().unwrap_or(&self.client).clone(),
             operation,
             api_version: resource.api_version(),
-            subresource: if target == Target::Status { "status" } else { "" }.into(),
+            subresource: match target {
+                Target::Status => "status",
+                Target::Approval => "approval",
+                Target::Main | Target::Whole => "",
+            }
+            .into(),
         }
     }
 }

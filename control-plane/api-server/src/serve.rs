@@ -193,7 +193,7 @@ impl Server {
         let (rights, kinds) = (Arc::clone(&authorizer), Arc::clone(&custom));
         let front = Front::new(api.clone(), rights, tokens, kinds, Arc::clone(&kubelets), proxy);
         let root_certificate = root_certificate.into();
-        let duties = Duties { api, authorizer, custom, kubelets, root_certificate };
+        let duties = Duties { api, authorizer, custom, kubelets, root_certificate, pki };
         let election = storage.is_shared().then_some(election);
         Ok(Self { listener, tls: tls.server, front, duties, election, secrets, own_service })
     }

@@ -8,6 +8,7 @@ use super::create::{check_namespace, check_type, validate};
 use super::metadata;
 use super::services::Claims;
 use super::{ATTEMPTS, Api, CHANGED, Place, encode, store_failure};
+use crate::kinds::certificates;
 use crate::managed::Operation;
 use crate::object;
 use crate::options::WriteOptions;
@@ -20,6 +21,8 @@ pub enum Target {
     Main,
     /// The status only.
     Status,
+    /// What `certificatesigningrequests/approval` says: the conditions of the status.
+    Approval,
     /// Anything: what subresources such as `binding` and `finalize` change is theirs to limit.
     Whole,
 }
@@ -206,7 +209,7 @@ fn merge(
     // An object that says nothing of managers keeps them.
     let says =
         metadata.get("managedFields").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
-    if target == Target::Status || !says {
+    if matches!(target, Target::Status | Target::Approval) || !says {
         match current["metadata"].get("managedFields") {
             Some(fields) => metadata.insert("managedFields".into(), fields.clone()),
             None => metadata.remove("managedFields"),
@@ -243,6 +246,15 @@ fn merge(
             let mut object = current.clone();
             object["metadata"] = changed["metadata"].take();
             set(&mut object, "status", changed.get("status"));
+            if resource.subresource("approval").is_some() {
+                object["status"]["conditions"] = certificates::undecided(&object, current).into();
+            }
+            object
+        }
+        Target::Approval => {
+            let mut object = current.clone();
+            object["metadata"] = changed["metadata"].take();
+            object["status"]["conditions"] = changed["status"]["conditions"].take();
             object
         }
     };

@@ -1,14 +1,16 @@
 //! What a user may make of an object, where the path alone does not tell: hosts' nodes and pods,
 //! and the rights that roles and bindings pass on. Clients in this process are not users.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::authorizer::Authorizer;
 use super::hosts::{self, HOST};
 use super::rbac::escalation;
-use super::{User, rbac};
-use crate::api::Place;
+use super::{Action, MASTERS, User, rbac};
+use crate::api::{Api, Place};
+use crate::kinds::certificates;
 use crate::object;
+use crate::signer;
 use crate::status::{Result, Status};
 
 /// A user's request for a change of an object.
@@ -41,7 +43,62 @@ impl Admission<'_> {
         if self.place.resource.group == rbac::GROUP {
             escalation::check(self, None, object)?;
         }
+        if self.is_certificate_request() && object["spec"].is_object() {
+            self.request_certificate(object)?;
+        }
         Ok(())
+    }
+
+    fn is_certificate_request(&self) -> bool {
+        (self.place.resource.group, self.place.resource.plural)
+            == (certificates::GROUP, certificates::PLURAL)
+    }
+
+    /// Notes who asks for a certificate, which must not be one of those who may do everything.
+    fn request_certificate(&self, request: &mut Value) -> Result<()> {
+        let User { name, uid, groups, extra } = self.user;
+        request["spec"]["username"] = name.as_str().into();
+        request["spec"]["uid"] = uid.as_str().into();
+        request["spec"]["groups"] = json!(groups);
+        request["spec"]["extra"] = json!(extra);
+        let groups = certificates::organizations(request).unwrap_or_default();
+        if request["spec"]["signerName"] == signer::SIGNER
+            && groups.iter().any(|group| group == MASTERS)
+        {
+            let signer = signer::SIGNER;
+            let why = format!("use of {signer} signer with {MASTERS} group is not allowed");
+            return Err(self.refused(request, &why));
+        }
+        Ok(())
+    }
+
+    /// Refuses to let those decide (`approve`) or answer (`sign`) certificate requests who may not
+    /// for the signer; a request for anything else is none of this.
+    ///
+    /// # Errors
+    /// `Forbidden`; `NotFound` if there is no such request.
+    pub async fn signs(&self, name: &str, verb: &str, may: &str, api: &Api) -> Result<()> {
+        if !self.is_certificate_request() || !matches!(verb, "update" | "patch") {
+            return Ok(());
+        }
+        let request = api.get(self.place, name).await?;
+        let signer = object::text(&request, "spec.signerName");
+        let all = format!("{}/*", signer.split('/').next().unwrap_or_default());
+        for name in [signer, &all] {
+            let action = Action {
+                verb: may,
+                group: certificates::GROUP,
+                plural: "signers",
+                subresource: None,
+                namespace: None,
+                name: Some(name),
+            };
+            if self.authorizer.permits(self.user, &action).await.is_some() {
+                return Ok(());
+            }
+        }
+        let why = format!("user not permitted to {may} requests with signerName \"{signer}\"");
+        Err(self.refused(&request, &why))
     }
 
     /// Admits the change from `current` to `changed`.

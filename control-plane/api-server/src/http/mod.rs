@@ -236,7 +236,14 @@ impl Front {
                     return Err(Status::no_such_resource());
                 }
                 match subresource {
-                    "status" => Target::Status,
+                    "status" => {
+                        admission.signs(name, verb, "sign", &self.api).await?;
+                        Target::Status
+                    }
+                    "approval" => {
+                        admission.signs(name, verb, "approve", &self.api).await?;
+                        Target::Approval
+                    }
                     _ => {
                         return self
                             .subresource(&admission, name, subresource, &query, request)

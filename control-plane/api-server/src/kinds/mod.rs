@@ -4,6 +4,7 @@
 mod apps;
 mod autoscaling;
 mod batch;
+pub(crate) mod certificates;
 mod columns;
 mod core;
 mod cron;
@@ -115,6 +116,7 @@ pub fn registry() -> Registry {
     resources.extend(networking::resources());
     resources.extend(storage::resources());
     resources.push(runtime::resource());
+    resources.push(certificates::resource());
     resources.push(event::new_resource());
     resources.extend(rbac::resources());
     resources.extend(review::resources());

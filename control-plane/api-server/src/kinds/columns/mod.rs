@@ -4,6 +4,7 @@
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod core;
 mod event;
 mod metrics;
@@ -24,6 +25,7 @@ pub(super) use self::apps::{
 };
 pub(super) use self::autoscaling::HORIZONTAL_POD_AUTOSCALER;
 pub(super) use self::batch::{CRON_JOB, JOB};
+pub(super) use self::certificates::CERTIFICATE_SIGNING_REQUEST;
 pub(super) use self::core::{CONFIG_MAP, LEASE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 pub(super) use self::event::EVENT;
 pub(super) use self::metrics::{NODE_METRICS, POD_METRICS};
