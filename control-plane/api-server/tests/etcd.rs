@@ -82,7 +82,14 @@ async fn three_servers_are_one_cluster() {
     first.ok("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
     assert_eq!(bot.exchange("GET", PODS, &ask, Vec::new()).await.0, 200);
 
-    // And so do kinds.
+    // And so do namespaces, also at servers that remember others,
+    for name in ["a", "b", "c"] {
+        first.ok("POST", "/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
+        let path = format!("/api/v1/namespaces/{name}/configmaps");
+        second.ok("POST", &path, &json!({"metadata": {"name": "m"}})).await;
+    }
+
+    // and kinds.
     let definition = json!({
         "metadata": {"name": "bulkheads.ships.example.com"},
         "spec": {"group": "ships.example.com", "scope": "Namespaced",

@@ -2,7 +2,8 @@
 //! pod's creation costs must not grow by what it asks for.
 //!
 //! A write of one of them is acknowledged when the directory has it, so who makes a LimitRange and
-//! then a pod gets what they expect. What another server writes is seen a moment later.
+//! then a pod gets what they expect. What another server writes is seen a moment later; that
+//! something is not there is only said when every write until then has been seen.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,8 +77,13 @@ impl Directory {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<Arc<Value>>> {
-        let feed = self.feed(store, table).await?;
-        Ok(feed.index().get(&object::key_of(namespace, name)))
+        let (feed, key) = (self.feed(store, table).await?, object::key_of(namespace, name));
+        if let Some(found) = feed.index().get(&key) {
+            return Ok(Some(found));
+        }
+        // Another server may have made it a moment ago.
+        feed.catch_up().await;
+        Ok(feed.index().get(&key))
     }
 
     /// The same, of an object that is about to be made.
