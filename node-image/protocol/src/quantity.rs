@@ -67,6 +67,12 @@ impl Quantity {
         u64::try_from(self.nano.div_ceil(NANO / 1000)).unwrap_or(u64::MAX)
     }
 
+    /// In billionths, exactly.
+    #[must_use]
+    pub const fn nano(self) -> u128 {
+        self.nano
+    }
+
     /// How many times `unit` it is, rounded up; 0 of a unit that is nothing.
     #[must_use]
     pub fn in_units_of(self, unit: Self) -> u64 {
