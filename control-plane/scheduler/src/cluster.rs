@@ -18,6 +18,12 @@ struct Placed {
     assumed: bool,
 }
 
+/// Of nodes with the same value of a label, the positions in the order in which nodes came.
+pub(crate) type Positions = HashMap<String, Vec<usize>>;
+
+/// So many labels' positions are kept.
+const MAX_LABELS: usize = 64;
+
 /// What the scheduler decides by.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
@@ -26,6 +32,8 @@ pub(crate) struct Cluster {
     indices: BTreeMap<String, usize>,
     /// The indices of all nodes, in the order in which they came.
     order: Vec<usize>,
+    /// By label, as far as asked for; found anew when nodes or their labels are others.
+    positions: HashMap<String, Arc<Positions>>,
     placed: HashMap<String, Placed>,
     pub(crate) tallies: Tallies,
     pub(crate) namespaces: Namespaces,
@@ -71,6 +79,30 @@ impl Cluster {
         self.images.get(name).copied().unwrap_or_default()
     }
 
+    /// Where nodes are in the order, by the value of their label `key`.
+    pub(crate) fn positions(&mut self, key: &str) -> Arc<Positions> {
+        if let Some(known) = self.positions.get(key) {
+            return Arc::clone(known);
+        }
+        let mut found = Positions::new();
+        for (position, &index) in self.order.iter().enumerate() {
+            if let Some(value) = self.node(index).and_then(|node| node.label(key)) {
+                match found.get_mut(value) {
+                    Some(positions) => positions.push(position),
+                    None => {
+                        found.insert(value.to_owned(), vec![position]);
+                    }
+                }
+            }
+        }
+        if self.positions.len() >= MAX_LABELS {
+            self.positions.clear();
+        }
+        let found = Arc::new(found);
+        self.positions.insert(key.to_owned(), Arc::clone(&found));
+        found
+    }
+
     /// How many pods in all of the sets there are, by the label `key` of their nodes.
     pub(crate) fn members(&mut self, sets: Vec<PodSet>, key: &str) -> Arc<Tally> {
         self.tallies.members(sets, key, self.nodes.iter().flatten(), &self.namespaces)
@@ -100,6 +132,7 @@ impl Cluster {
                 self.tallies.add(pod, &node, &self.namespaces);
             }
             self.tallies.nodes_changed();
+            self.positions.clear();
         } else if before.taints != node.taints {
             self.tallies.nodes_changed();
         }
@@ -120,6 +153,7 @@ impl Cluster {
             }
         }
         self.tallies.nodes_changed();
+        self.positions.clear();
         self.indices.insert(node.name.clone(), index);
         self.order.push(index);
         if index == self.nodes.len() {
@@ -139,6 +173,7 @@ impl Cluster {
         }
         self.forget_images(&node);
         self.tallies.nodes_changed();
+        self.positions.clear();
         Some(node)
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::cluster::Cluster;
 use crate::model::Pod;
 use crate::plugins::{self, Counts, Filters, Plugin, Rejection};
+use crate::walk::Walk;
 
 /// With fewer nodes than this, all are looked at.
 const ALL_BELOW: usize = 100;
@@ -64,6 +65,64 @@ fn enough(nodes: usize) -> usize {
     (nodes * percent / 100).max(ALL_BELOW)
 }
 
+/// What a look at nodes found.
+#[derive(Debug, Default)]
+struct Looked {
+    feasible: Vec<usize>,
+    rejections: HashMap<usize, Rejection>,
+    /// How far it went, if it found enough before the end.
+    stopped_at: Option<usize>,
+}
+
+/// Looks at nodes, each with how far away it is, until so many that fit are found.
+fn look(
+    filters: &mut Filters<'_>,
+    cluster: &Cluster,
+    nodes: impl Iterator<Item = (usize, usize)>,
+    wanted: usize,
+) -> Looked {
+    let mut looked = Looked::default();
+    for (distance, index) in nodes {
+        let Some(node) = cluster.node(index) else { continue };
+        match filters.reject_beside_nominated(index, node) {
+            None => {
+                looked.feasible.push(index);
+                if looked.feasible.len() == wanted {
+                    looked.stopped_at = Some(distance);
+                    break;
+                }
+            }
+            Some(rejection) => {
+                looked.rejections.insert(index, rejection);
+            }
+        }
+    }
+    looked
+}
+
+/// The nodes that fit, looked for from the node at `next` on, as many as are enough, and why
+/// others do not. Where it is known which places have room, nodes elsewhere are passed over: that
+/// finds the same nodes. Only if there is none are all looked at, for what each of them lacks.
+fn search(
+    filters: &mut Filters<'_>,
+    cluster: &Cluster,
+    next: &mut usize,
+) -> (Vec<usize>, HashMap<usize, Rejection>) {
+    let (all, start) = (cluster.len(), *next);
+    let at = |distance: usize| (distance, cluster.index_at((start + distance) % all));
+    let mut looked = match filters.open() {
+        Some(open) => look(filters, cluster, Walk::new(open, start, all).map(at), enough(all)),
+        None => Looked::default(),
+    };
+    if looked.feasible.is_empty() {
+        looked = look(filters, cluster, (0..all).map(at), enough(all));
+    }
+    if all > 0 {
+        *next = (start + looked.stopped_at.map_or(all, |distance| distance + 1)) % all;
+    }
+    (looked.feasible, looked.rejections)
+}
+
 /// The index of the node that suits the pod best. The search begins at the node at `next`, and
 /// leaves there where the following one begins, so that all nodes get their turn.
 pub(crate) fn choose(
@@ -83,28 +142,15 @@ pub(crate) fn choose(
         .nodes
         .names()
         .map(|names| names.into_iter().filter_map(|name| cluster.index_of(name)).collect());
-    let all = cluster.len();
-    let total = named.as_ref().map_or(all, Vec::len);
-    let wanted = enough(total);
-    let (mut feasible, mut rejections) = (Vec::new(), HashMap::new());
-    let mut looked_at = 0;
-    while looked_at < total && feasible.len() < wanted {
-        let index = match &named {
-            Some(named) => named[looked_at],
-            None => cluster.index_at((*next + looked_at) % all),
-        };
-        looked_at += 1;
-        let Some(node) = cluster.node(index) else { continue };
-        match filters.reject_beside_nominated(index, node) {
-            None => feasible.push(index),
-            Some(rejection) => {
-                rejections.insert(index, rejection);
-            }
+    let (mut feasible, rejections) = match named {
+        Some(named) => {
+            let wanted = enough(named.len());
+            let looked = look(&mut filters, cluster, named.into_iter().enumerate(), wanted);
+            (looked.feasible, looked.rejections)
         }
-    }
-    if named.is_none() && all > 0 {
-        *next = (*next + looked_at) % all;
-    }
+        None => search(&mut filters, cluster, next),
+    };
+    let all = cluster.len();
     if feasible.len() <= 1 {
         return feasible.pop().ok_or(Unfit { nodes: all, rejections });
     }
@@ -117,7 +163,61 @@ pub(crate) fn choose(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
+    use crate::testing::{cluster, node, pod};
+
+    /// A cluster of so many nodes in three zones, with pods that are spread over these.
+    fn zones(nodes: &[u8], pods: &[(u8, u8)]) -> Cluster {
+        let name = |index: usize| format!("n{index}");
+        let zone = |zone: &u8| match zone {
+            // Some nodes are in none.
+            3 => json!({}),
+            zone => json!({"zone": zone.to_string()}),
+        };
+        let all = nodes.iter().enumerate();
+        let mut cluster = cluster(all.map(|(index, own)| node(&name(index), zone(own))), []);
+        for (index, (at, app)) in pods.iter().enumerate() {
+            let labels = json!({"app": app.to_string()});
+            let pod = pod(&format!("p{index}"), labels, json!({}));
+            cluster.assume(&pod, &name(usize::from(*at) % nodes.len()));
+        }
+        cluster
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn passing_over_full_places_finds_what_looking_at_all_finds(
+            nodes in prop::collection::vec(0..4_u8, 1..150),
+            pods in prop::collection::vec((any::<u8>(), 0..2_u8), 0..60),
+            skew in 1..4,
+            start in any::<u8>(),
+        ) {
+            let mut cluster = zones(&nodes, &pods);
+            let constraint = |key: &str| json!({"maxSkew": skew, "topologyKey": key,
+                "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "0"}}});
+            let spec = json!({"topologySpreadConstraints": [constraint("zone"), constraint("kubernetes.io/hostname")]});
+            let pod = pod("p", json!({"app": "0"}), spec);
+            let counts = Counts::of(&pod, &[], &mut cluster);
+            let all = cluster.len();
+            let start = usize::from(start) % all;
+            let mut next = start;
+            let found = search(&mut Filters::new(&pod, &counts, &cluster), &cluster, &mut next);
+            let at = |distance| (distance, cluster.index_at((start + distance) % all));
+            let filters = &mut Filters::new(&pod, &counts, &cluster);
+            let plain = look(filters, &cluster, (0..all).map(at), enough(all));
+            prop_assert_eq!(&found.0, &plain.feasible);
+            let ends = (start + plain.stopped_at.map_or(all, |distance| distance + 1)) % all;
+            prop_assert_eq!(next, ends);
+            if found.0.is_empty() {
+                prop_assert_eq!(found.1, plain.rejections);
+            }
+        }
+    }
 
     #[test]
     fn the_larger_the_cluster_the_smaller_the_share() {

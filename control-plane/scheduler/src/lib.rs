@@ -21,6 +21,7 @@ mod scheduler;
 mod tally;
 #[cfg(test)]
 mod testing;
+mod walk;
 mod writes;
 
 pub use scheduler::run;

@@ -20,8 +20,8 @@ pub(crate) use node_resources::could_fit;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
-use crate::model::{Constraint, Node, Pod, Term};
+use crate::cluster::{Cluster, Positions};
+use crate::model::{Constraint, HOSTNAME, Node, Pod, Term};
 use crate::tally::{Places, Spread, Tally};
 
 /// The highest score of a node.
@@ -61,6 +61,8 @@ impl Rejection {
 pub(crate) struct Counts {
     required_spread: Spread,
     required_places: Arc<Vec<Places>>,
+    /// For each required constraint, where the nodes of its places are, unless places are nodes.
+    required_positions: Vec<Option<Arc<Positions>>>,
     preferred_spread: Spread,
     preferred_places: Arc<Vec<Places>>,
     /// For each required affinity term, the pods in the sets of all of them, by the term's label.
@@ -92,7 +94,11 @@ impl Counts {
         let sets: Vec<_> = required.iter().map(|term| term.pods.clone()).collect();
         let affinity =
             required.iter().map(|term| cluster.members(sets.clone(), &term.topology_key)).collect();
+        let keys = required_spread.constraints.iter().map(|one| one.topology_key.as_str());
+        let positions = |key| (key != HOSTNAME).then(|| cluster.positions(key));
+        let required_positions = keys.map(positions).collect();
         Self {
+            required_positions,
             required_places: cluster.spread(&required_spread),
             required_spread,
             preferred_places: cluster.spread(&preferred_spread),
@@ -121,6 +127,12 @@ impl<'a> Filters<'a> {
             spread: spread::State::new(pod, counts, &cluster.namespaces),
             affinity: inter_pod_affinity::State::new(pod, counts, cluster),
         }
+    }
+
+    /// The positions of the only nodes that can be chosen, in several lists; `None` if that may be
+    /// any.
+    pub(crate) fn open(&self) -> Option<Vec<&'a [usize]>> {
+        self.spread.open(self.cluster.len())
     }
 
     /// Why the pod cannot run on `node`, by the first plugin that says so; nothing if it can.

@@ -4,8 +4,12 @@
 use std::sync::Arc;
 
 use super::{Counts, Plugin, Rejection};
-use crate::model::{Namespaces, Node, Pod};
+use crate::cluster::Positions;
+use crate::model::{Constraint, Namespaces, Node, Pod};
 use crate::tally::{Places, Spread};
+
+/// Going from place to place pays if a place has so many nodes, on average.
+const FEW_PLACES: usize = 4;
 
 /// The constraints of a pod with the pods in each place that counts.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub(super) struct State<'a> {
     places: Arc<Vec<Places>>,
     /// For each constraint, 1 if the pod is itself among those that are spread.
     own: Vec<i64>,
+    /// For each constraint, the nodes of each place, unless places are nodes.
+    positions: &'a [Option<Arc<Positions>>],
 }
 
 impl<'a> State<'a> {
@@ -21,7 +27,24 @@ impl<'a> State<'a> {
         let spread = &counts.required_spread;
         let own = spread.constraints.iter().map(|one| one.pods.contains(pod, namespaces));
         let own = own.map(i64::from).collect();
-        Self { spread, places: Arc::clone(&counts.required_places), own }
+        let places = Arc::clone(&counts.required_places);
+        Self { spread, places, own, positions: &counts.required_positions }
+    }
+
+    /// The positions of the nodes in places that have room by one of the constraints, place by
+    /// place: no other node can be chosen. `None` if that narrows little among so many `nodes`.
+    pub(super) fn open(&self, nodes: usize) -> Option<Vec<&'a [usize]>> {
+        let each = self.spread.constraints.iter().zip(&*self.places).zip(&self.own);
+        let narrowed =
+            each.zip(self.positions).filter_map(|(((constraint, places), own), known)| {
+                let known = known.as_deref().filter(|known| known.len() * FEW_PLACES <= nodes)?;
+                let fewest = fewest(constraint, places);
+                let open = known
+                    .iter()
+                    .filter(|(value, _)| places.get(value) + own - fewest <= constraint.max_skew);
+                Some(open.map(|(_, positions)| positions.as_slice()).collect::<Vec<_>>())
+            });
+        narrowed.min_by_key(|open| open.iter().map(|positions| positions.len()).sum::<usize>())
     }
 
     pub(super) fn reject(&self, node: &Node) -> Option<Rejection> {
@@ -32,9 +55,7 @@ impl<'a> State<'a> {
                     "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Some(Rejection::new(Plugin::PodTopologySpread, reason, false));
             };
-            let few = i64::try_from(places.len()).is_ok_and(|len| len < constraint.min_domains);
-            let fewest = if few { 0 } else { places.fewest() };
-            let skew = places.get(value) + own - fewest;
+            let skew = places.get(value) + own - fewest(constraint, places);
             (skew > constraint.max_skew).then(|| {
                 let reason = "node(s) didn't match pod topology spread constraints";
                 Rejection::new(Plugin::PodTopologySpread, reason, true)
@@ -45,6 +66,12 @@ impl<'a> State<'a> {
     pub(super) fn count(&mut self, other: &Pod, node: &Node, by: i64, namespaces: &Namespaces) {
         self.spread.change(&mut self.places, other, node, by, namespaces);
     }
+}
+
+/// The pods in the emptiest place; with too few places that is none that is there.
+fn fewest(constraint: &Constraint, places: &Places) -> i64 {
+    let few = i64::try_from(places.len()).is_ok_and(|len| len < constraint.min_domains);
+    if few { 0 } else { places.fewest() }
 }
 
 #[cfg(test)]
