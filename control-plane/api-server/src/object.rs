@@ -6,6 +6,20 @@ pub use bulkhead_client::object::{
     at, is_terminating, key_of, list, name, namespace, now, parse_time, text, timestamp,
 };
 
+/// So deep objects may nest: what is stored is read again by a parser that goes 128 deep.
+pub const MAX_DEPTH: usize = 124;
+
+/// Whether `value` nests deeper than `limit`; a scalar has depth 0.
+#[must_use]
+pub fn is_deeper(value: &Value, limit: usize) -> bool {
+    let below = |value: &Value| limit.checked_sub(1).is_none_or(|left| is_deeper(value, left));
+    match value {
+        Value::Array(list) => limit == 0 || list.iter().any(below),
+        Value::Object(fields) => limit == 0 || fields.values().any(below),
+        _ => false,
+    }
+}
+
 /// The map in `field` of `object`, made if it is not there. Nothing if `object` is not a map or
 /// the field is something else.
 pub fn map<'a>(object: &'a mut Value, field: &str) -> Option<&'a mut Map<String, Value>> {

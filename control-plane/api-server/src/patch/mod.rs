@@ -1,15 +1,14 @@
 //! Patches: RFC 6902 (JSON patch), RFC 7396 (merge patch) and Kubernetes' strategic merge.
 
+mod json;
 mod strategic;
 
+use json::JsonPatch;
 use serde_json::Value;
 
 use crate::body::Body;
 use crate::status::{Result, Status};
 use crate::validation::Validation;
-
-/// A JSON patch has at most so many operations.
-const MAX_OPERATIONS: usize = 10_000;
 
 /// A parsed patch.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ pub struct Patch {
 #[derive(Debug)]
 enum Change {
     /// RFC 6902.
-    Json(json_patch::Patch),
+    Json(JsonPatch),
     /// RFC 7396.
     Merge(Value),
     /// Strategic merge.
@@ -38,18 +37,7 @@ impl Patch {
     pub fn parse(media_type: &str, body: Body) -> Result<Self> {
         let Body { value, duplicates } = body;
         let change = match media_type {
-            "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_value(value)
-                    .map_err(|error| Status::bad_request(format!("the JSON patch: {error}")))?;
-                if patch.0.len() > MAX_OPERATIONS {
-                    let message = format!(
-                        "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-                        patch.0.len()
-                    );
-                    return Err(Status::too_large(MAX_OPERATIONS).with_message(message));
-                }
-                Change::Json(patch)
-            }
+            "application/json-patch+json" => Change::Json(JsonPatch::parse(value)?),
             _ if !value.is_object() => {
                 return Err(Status::bad_request("the patch is not an object"));
             }
@@ -73,11 +61,7 @@ impl Patch {
     pub fn apply(&self, validation: &mut Validation, object: &Value) -> Result<Value> {
         let mut patched = object.clone();
         match &self.change {
-            Change::Json(patch) => json_patch::patch(&mut patched, patch).map_err(|error| {
-                let name = crate::object::name(object);
-                Status::invalid("", crate::object::text(object, "kind"), name, Vec::new())
-                    .with_message(error.to_string())
-            })?,
+            Change::Json(patch) => patch.apply(&mut patched)?,
             Change::Merge(patch) => json_patch::merge(&mut patched, patch),
             Change::Strategic(patch) => strategic::merge(&mut patched, patch, validation.shape())
                 .map_err(|error| Status::bad_request(error.to_string()))?,
