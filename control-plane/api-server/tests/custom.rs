@@ -143,8 +143,8 @@ async fn what_a_definition_cannot_be_is_refused() {
         ("/spec/versions/1/name", json!("v1"), "spec.versions[1].name"),
         (
             &format!("{schema}/properties/spec/properties/size"),
-            json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}]}),
-            "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[size].x-kubernetes-validations",
+            json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self > '1'"}]}),
+            "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[size].x-kubernetes-validations[0].rule",
         ),
         (
             "/spec/versions/0/additionalPrinterColumns/0/jsonPath",

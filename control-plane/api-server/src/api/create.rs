@@ -107,7 +107,7 @@ impl Api {
         let resource = &place.resource;
         for _ in 0..NAME_ATTEMPTS {
             let name = object::name(&object).to_owned();
-            let causes = validate(place, &object);
+            let causes = validate(place, &object, None);
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, &name, causes));
             }
@@ -171,15 +171,15 @@ fn generated_name(stem: &str) -> String {
     format!("{stem}{}", object::name_suffix())
 }
 
-/// What is wrong with `object`, in what all kinds share and in its own.
-pub(super) fn validate(place: &Place, object: &Value) -> Vec<Cause> {
+/// What is wrong with `object`, which was `old`, in what all kinds share and in its own.
+pub(super) fn validate(place: &Place, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     if let Some(why) = place.resource.behaviour.name.violation(object::name(object)) {
         causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
     }
     metadata::validate(&object["metadata"], &mut causes);
     if let Some(custom) = &place.resource.custom {
-        custom.validate(object, &mut causes);
+        custom.validate(object, old, &mut causes);
     }
     (place.resource.behaviour.validate)(object, &mut causes);
     causes

@@ -52,7 +52,7 @@ impl Found {
     /// As [`decode`](Self::decode).
     pub fn write_json(self, resource: &Resource, out: &mut Vec<u8>) -> Result<()> {
         match self {
-            Self::Stored { value, revision } if resource.behaviour.conversion.is_none() => {
+            Self::Stored { value, revision } if is_shown_as_stored(resource) => {
                 splice(resource, &value, revision, out).map_err(|error| {
                     Status::internal(format!("a stored {}: {error}", resource.kind))
                 })
@@ -60,6 +60,12 @@ impl Found {
             other => serde_json::to_writer(out, &other.decode(resource)?).map_err(Status::internal),
         }
     }
+}
+
+/// Whether objects of `resource` are what is stored of them.
+fn is_shown_as_stored(resource: &Resource) -> bool {
+    let lacks = resource.custom.as_ref().is_some_and(|custom| custom.has_defaults());
+    resource.behaviour.conversion.is_none() && !lacks
 }
 
 /// Writes a stored object as `resource` shows it: with its type, and its version in `metadata`.

@@ -31,6 +31,7 @@ pub use watch::{WatchEvent, WatchEventKind, Watcher};
 use admission::Ledger;
 use directory::Directory;
 
+use crate::object;
 use crate::resource::{Registry, Resource};
 use crate::status::{Result, Status};
 
@@ -114,6 +115,9 @@ fn decode_value(resource: &Resource, value: &[u8], revision: u64) -> Result<Valu
     if let Some(conversion) = resource.behaviour.conversion {
         (conversion.from_storage)(&mut object);
     }
+    if let Some(custom) = &resource.custom {
+        custom.read(&mut object);
+    }
     object["apiVersion"] = resource.api_version().into();
     object["kind"] = resource.kind.into();
     object["metadata"]["resourceVersion"] = revision.to_string().into();
@@ -128,6 +132,10 @@ fn encode(resource: &Resource, object: &Value) -> Result<Vec<u8>> {
     }
     if let Some(metadata) = stored["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
+    }
+    if object::is_deeper(&stored, object::MAX_DEPTH) {
+        let why = "the object nests too deep, with the fields that note who owns what";
+        return Err(Status::bad_request(why));
     }
     serde_json::to_vec(&stored).map_err(Status::internal)
 }

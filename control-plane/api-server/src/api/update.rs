@@ -93,7 +93,7 @@ impl Api {
                 let shape = resource.schema();
                 resource.scope(shape.as_ref()).update(&current, &mut object, &manager);
             }
-            let mut causes = validate(place, &object);
+            let mut causes = validate(place, &object, Some(&current));
             metadata::validate_update(&object["metadata"], &current["metadata"], &mut causes);
             if target != Target::Whole {
                 (resource.behaviour.validate_update)(&object, &current, &mut causes);

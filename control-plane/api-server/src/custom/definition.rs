@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::columns::PathColumn;
-use super::structural::{Schema, is_empty};
+use super::structural::{Position, Schema, is_empty};
 use super::{CLEANUP, Custom};
 use crate::kinds;
 use crate::names;
@@ -20,6 +20,8 @@ const VERBS: &[&str] =
 /// What can be done while the definition is being deleted.
 const LAST_VERBS: &[&str] =
     &["delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// So many fields may be selected by, as in Kubernetes.
+const MAX_SELECTABLE: usize = 8;
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// A text that lives as long as the process, so that a [`Resource`] can be made of it. The same text
@@ -62,21 +64,33 @@ fn intern_all(list: &[Value]) -> &'static [&'static str] {
 
 /// The resources of a definition, one for each version that is served.
 pub(super) fn resources(definition: &Value) -> Vec<Resource> {
-    let spec = &definition["spec"];
-    let versions = object::list(spec, "versions").iter().enumerate();
-    versions
-        .filter(|(_, version)| version["served"] == true)
-        .map(|(index, version)| resource(definition, version, index))
+    let versions = object::list(&definition["spec"], "versions");
+    // Definitions are validated: what does not parse is not there.
+    let parsed = versions.iter().map(|version| Arc::new(schema(version, "", &mut Vec::new())));
+    let schemas: Vec<Arc<Schema>> = parsed.collect();
+    let stored = versions.iter().position(|version| version["storage"] == true);
+    let Some(stored) = stored.and_then(|index| schemas.get(index)) else { return Vec::new() };
+    let served = versions.iter().zip(&schemas).filter(|(version, _)| version["served"] == true);
+    served
+        .map(|(version, schema)| {
+            let kind = text(definition, "spec.names.kind");
+            let custom = Custom {
+                shape: schema.object_shape(kind),
+                openapi: version["schema"]["openAPIV3Schema"].clone(),
+                columns: columns(version, "", &mut Vec::new()),
+                schema: Arc::clone(schema),
+                stored: Arc::clone(stored),
+            };
+            resource(definition, version, custom)
+        })
         .collect()
 }
 
-fn resource(definition: &Value, version: &Value, index: usize) -> Resource {
+fn resource(definition: &Value, version: &Value, custom: Custom) -> Resource {
     let spec = &definition["spec"];
     let name = |field: &str| intern(text(spec, &format!("names.{field}")));
     let (group, kind, plural) = (intern(text(spec, "group")), name("kind"), name("plural"));
     let storage = intern(&format!("{group}/{plural}"));
-    // Definitions are validated: what does not parse is not there.
-    let custom = custom(version, kind, &format!("spec.versions[{index}]"), &mut Vec::new());
     let scale = &version["subresources"]["scale"];
     let path = |field: &str| intern(text(scale, field).trim_start_matches('.'));
     let scale = scale.is_object().then(|| ScalePaths {
@@ -99,6 +113,7 @@ fn resource(definition: &Value, version: &Value, index: usize) -> Resource {
         verbs: if object::is_terminating(definition) { LAST_VERBS } else { VERBS },
         subresources: subresources(kind, has_status, scale.is_some()),
         scale,
+        fields: selectable(version),
         custom: Some(Arc::new(custom)),
         ..kinds::PLAIN
     }
@@ -118,10 +133,12 @@ fn subresources(kind: &'static str, status: bool, scale: bool) -> &'static [Subr
     keep(list, &KEPT)
 }
 
-fn custom(version: &Value, kind: &str, path: &str, causes: &mut Vec<Cause>) -> Custom {
-    let openapi = version["schema"]["openAPIV3Schema"].clone();
-    let schema_path = format!("{path}.schema.openAPIV3Schema");
-    let schema = Schema::parse(&openapi, &schema_path, false, causes);
+fn schema(version: &Value, path: &str, causes: &mut Vec<Cause>) -> Schema {
+    let path = format!("{path}.schema.openAPIV3Schema");
+    Schema::parse(&version["schema"]["openAPIV3Schema"], &path, Position::ROOT, causes)
+}
+
+fn columns(version: &Value, path: &str, causes: &mut Vec<Cause>) -> Vec<PathColumn> {
     let columns = object::list(version, "additionalPrinterColumns").iter().enumerate();
     let mut parsed = Vec::new();
     for (index, column) in columns {
@@ -133,8 +150,41 @@ fn custom(version: &Value, kind: &str, path: &str, causes: &mut Vec<Cause>) -> C
     if parsed.is_empty() {
         parsed.push(PathColumn::age());
     }
-    let shape = schema.object_shape(kind);
-    Custom { shape, openapi, columns: parsed, schema }
+    parsed
+}
+
+/// What objects of a version can be selected by, as dotted paths.
+fn selectable(version: &Value) -> &'static [&'static str] {
+    static KEPT: Kept<&'static str> = Mutex::new(None);
+    let fields = object::list(version, "selectableFields").iter();
+    let path = |field: &Value| intern(text(field, "jsonPath").trim_start_matches('.'));
+    keep(fields.map(path).collect(), &KEPT)
+}
+
+/// Reports what of a version's `selectableFields` are not fields with one simple value each.
+fn check_selectable(version: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let list = object::list(version, "selectableFields");
+    if list.len() > MAX_SELECTABLE {
+        let field = format!("{path}.selectableFields");
+        let why = format!("must have at most {MAX_SELECTABLE} items");
+        causes.push(Cause::invalid(field, &json!(list.len()), &why));
+    }
+    for (index, field) in list.iter().enumerate() {
+        let said = text(field, "jsonPath");
+        let path = format!("{path}.selectableFields[{index}].jsonPath");
+        if list.iter().take(index).any(|other| other["jsonPath"] == field["jsonPath"]) {
+            causes.push(Cause::duplicate(&path, &field["jsonPath"]));
+        }
+        let mut at = &version["schema"]["openAPIV3Schema"];
+        let mut names = said.split('.');
+        let is_path = names.next() == Some("");
+        names.by_ref().for_each(|name| at = &at["properties"][name]);
+        let is_simple = matches!(text(at, "type"), "string" | "boolean" | "integer");
+        if !is_path || said.starts_with(".metadata") || !is_simple {
+            let why = "must be a path of fields such as .spec.color, outside metadata, whose value the schema says to be a string, a boolean or an integer";
+            causes.push(Cause::invalid(path, &field["jsonPath"], why));
+        }
+    }
 }
 
 /// Prepares a definition that is being created: its names are accepted, and its objects go before
@@ -218,6 +268,7 @@ pub(crate) fn validate(definition: &Value, causes: &mut Vec<Cause>) {
         let why = "conversion by webhooks is not supported by this server; use None";
         causes.push(Cause::forbidden("spec.conversion.strategy", why));
     }
+    check_stored_versions(definition, causes);
     let versions = object::list(spec, "versions");
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         let why = "must have exactly one version marked as storage version";
@@ -248,7 +299,9 @@ pub(crate) fn validate(definition: &Value, causes: &mut Vec<Cause>) {
             let path = format!("{path}.schema.openAPIV3Schema.type");
             causes.push(Cause::invalid(path, &schema["type"], "must be object at the root"));
         }
-        custom(version, text(spec, "names.kind"), &path, causes);
+        self::schema(version, &path, causes);
+        columns(version, &path, causes);
+        check_selectable(version, &path, causes);
         let scale = &version["subresources"]["scale"];
         for (field, below) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
             if scale.is_object() && !text(scale, field).starts_with(below) {
@@ -256,6 +309,17 @@ pub(crate) fn validate(definition: &Value, causes: &mut Vec<Cause>) {
                 let why = format!("should be a json path under {below}");
                 causes.push(Cause::invalid(path, &scale[field], &why));
             }
+        }
+    }
+}
+
+/// Reports versions in which objects may be stored still and that are no more.
+fn check_stored_versions(definition: &Value, causes: &mut Vec<Cause>) {
+    let versions = object::list(definition, "spec.versions");
+    for (index, stored) in object::list(definition, "status.storedVersions").iter().enumerate() {
+        if !versions.iter().any(|version| version["name"] == *stored) {
+            let path = format!("status.storedVersions[{index}]");
+            causes.push(Cause::invalid(path, stored, "must appear in spec.versions"));
         }
     }
 }

@@ -2,14 +2,19 @@
 //! <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/>
 //!
 //! An index follows the definitions in the store and keeps the registry's resources as they say.
-//! Their objects are pruned, defaulted and validated by structural schemas. All versions of a kind
-//! are the same object under another `apiVersion`: conversion by webhooks, and validation rules in
-//! CEL, are refused when a definition asks for them.
+//! Their objects are pruned, defaulted and validated by structural schemas, and by the rules in CEL
+//! that these have. All versions of a kind are the same object under another `apiVersion`: conversion
+//! by webhooks is refused when a definition asks for it. Defaults that came after an object was
+//! stored are put in when it is read, as the stored version's schema has them.
 
 mod columns;
 pub(crate) mod definition;
 mod rules;
+mod shape;
 mod structural;
+mod types;
+mod validate;
+mod validations;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +45,9 @@ pub struct Custom {
     shape: Shape,
     openapi: Value,
     columns: Vec<columns::PathColumn>,
-    schema: Schema,
+    schema: Arc<Schema>,
+    /// The schema of the version that is stored.
+    stored: Arc<Schema>,
 }
 
 impl Custom {
@@ -68,9 +75,33 @@ impl Custom {
         self.schema.fill(object);
     }
 
-    /// Reports what is wrong with an object.
-    pub(crate) fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
+    /// Whether what is stored may lack defaults.
+    #[must_use]
+    pub fn has_defaults(&self) -> bool {
+        self.stored.has_defaults
+    }
+
+    /// Sets the defaults that a stored object lacks.
+    pub(crate) fn read(&self, object: &mut Value) {
+        if self.stored.has_defaults {
+            self.stored.fill(object);
+        }
+    }
+
+    /// Reports what is wrong with an object, which was `old`.
+    pub(crate) fn validate(&self, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+        let before = causes.len();
         self.schema.validate(object, "", causes);
+        if causes.len() == before {
+            self.schema.validate_rules(object, old, "", causes);
+        } else if self.schema.has_rules {
+            // As in Kubernetes: rules are about values of the right types.
+            causes.push(Cause {
+                reason: "FieldValueInvalid",
+                message: "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation".into(),
+                field: "<nil>".into(),
+            });
+        }
     }
 }
 
@@ -78,28 +109,39 @@ impl Custom {
 #[derive(Debug)]
 struct Definitions {
     registry: Arc<Registry>,
-    definitions: Mutex<BTreeMap<String, Value>>,
+    definitions: Mutex<BTreeMap<String, Defined>>,
+}
+
+/// A definition, and the resources that it defines.
+#[derive(Debug)]
+struct Defined {
+    definition: Value,
+    resources: Vec<Resource>,
 }
 
 impl Definitions {
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Value>)) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Defined>)) {
         let mut all = self.definitions.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut all);
-        let resources: Vec<Resource> = all.values().flat_map(definition::resources).collect();
-        self.registry.replace(|resource| resource.custom.is_some(), resources);
+        let resources = all.values().flat_map(|defined| defined.resources.iter().cloned());
+        self.registry.replace(|resource| resource.custom.is_some(), resources.collect());
     }
 
-    fn terminating(&self) -> Vec<String> {
+    /// The definitions of which `of` is true.
+    fn names(&self, of: impl Fn(&Value) -> bool) -> Vec<String> {
         let all = self.definitions.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = all.iter().filter(|(_, definition)| object::is_terminating(definition));
-        gone.map(|(name, _)| name.clone()).collect()
+        let found = all.iter().filter(|(_, defined)| of(&defined.definition));
+        found.map(|(name, _)| name.clone()).collect()
     }
 }
 
-fn parse(key: &str, value: &[u8]) -> Option<(String, Value)> {
+fn parse(key: &str, value: &[u8]) -> Option<(String, Defined)> {
     let name = key.strip_prefix(PREFIX)?.to_owned();
     match serde_json::from_slice(value) {
-        Ok(definition) => Some((name, definition)),
+        Ok(definition) => {
+            let resources = definition::resources(&definition);
+            Some((name, Defined { definition, resources }))
+        }
         Err(error) => {
             tracing::error!(key, %error, "a stored definition");
             None
@@ -115,13 +157,15 @@ impl Index for Definitions {
     }
 
     fn apply(&self, key: &str, value: Option<&[u8]>) {
-        self.change(|all| match value {
-            Some(value) => all.extend(parse(key, value)),
-            None => {
-                if let Some(name) = key.strip_prefix(PREFIX) {
-                    all.remove(name);
-                }
+        let parsed = value.and_then(|value| parse(key, value));
+        self.change(|all| match (parsed, key.strip_prefix(PREFIX)) {
+            (Some((name, defined)), _) => {
+                all.insert(name, defined);
             }
+            (None, Some(name)) if value.is_none() => {
+                all.remove(name);
+            }
+            _ => {}
         });
     }
 }
@@ -154,7 +198,7 @@ impl CustomResources {
     pub async fn clean_up(self: Arc<Self>, api: Api) {
         let mut position = self.feed.position();
         loop {
-            let terminating = self.feed.index().terminating();
+            let terminating = self.feed.index().names(object::is_terminating);
             if terminating.is_empty() {
                 if position.changed().await.is_err() {
                     return;

@@ -61,6 +61,11 @@ impl Rules {
         }
     }
 
+    /// Whether the field `name` must be there.
+    pub(super) fn requires(&self, name: &str) -> bool {
+        self.required.iter().any(|one| one == name)
+    }
+
     /// Reports what is wrong with `value`, which lies at `path`.
     pub(super) fn validate(&self, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         if !self.values.is_empty() && !self.values.contains(value) {

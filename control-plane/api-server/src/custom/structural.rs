@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 
 use regex::{Regex, RegexBuilder};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::rules::Rules;
+use super::shape::topology;
+use super::validations::{self, Validation};
 use crate::object;
-use crate::schema::{Field, PatchStrategy, Scalar, Shape, Struct, Topology, builtin};
+use crate::schema::Topology;
 use crate::status::Cause;
 
 /// A pattern may compile to so many bytes.
@@ -18,29 +20,34 @@ const MAX_PATTERN: usize = 1 << 20;
 /// A schema.
 #[derive(Debug, Default)]
 pub(super) struct Schema {
-    kind: Option<Type>,
-    properties: BTreeMap<String, Schema>,
+    pub(super) kind: Option<Type>,
+    pub(super) properties: BTreeMap<String, Schema>,
     /// What all fields that are not listed are.
-    additional: Option<Box<Schema>>,
-    items: Option<Box<Schema>>,
-    nullable: bool,
+    pub(super) additional: Option<Box<Schema>>,
+    pub(super) items: Option<Box<Schema>>,
+    pub(super) nullable: bool,
     /// Whether fields that are not listed stay.
-    preserve: bool,
-    int_or_string: bool,
+    pub(super) preserve: bool,
+    pub(super) int_or_string: bool,
     /// Whether it is an object with kind and metadata.
-    embedded: bool,
-    default: Option<Value>,
-    topology: Topology,
-    rules: Rules,
-    all_of: Vec<Schema>,
-    any_of: Vec<Schema>,
-    one_of: Vec<Schema>,
-    not: Option<Box<Schema>>,
+    pub(super) embedded: bool,
+    pub(super) default: Option<Value>,
+    pub(super) topology: Topology,
+    pub(super) rules: Rules,
+    pub(super) validations: Vec<Validation>,
+    /// Whether it, or a schema below it, has validations.
+    pub(super) has_rules: bool,
+    /// Whether it, or a schema below it, has a default.
+    pub(super) has_defaults: bool,
+    pub(super) all_of: Vec<Schema>,
+    pub(super) any_of: Vec<Schema>,
+    pub(super) one_of: Vec<Schema>,
+    pub(super) not: Option<Box<Schema>>,
 }
 
 /// `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
+pub(super) enum Type {
     Object,
     Array,
     String,
@@ -62,7 +69,7 @@ impl Type {
         })
     }
 
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Object => "object",
             Self::Array => "array",
@@ -73,7 +80,7 @@ impl Type {
         }
     }
 
-    fn fits(self, value: &Value) -> bool {
+    pub(super) fn fits(self, value: &Value) -> bool {
         match (self, value) {
             (Self::Object, Value::Object(_))
             | (Self::Array, Value::Array(_))
@@ -95,21 +102,31 @@ const REFUSED: &[(&str, &str)] = &[
     ("dependencies", "dependencies is not supported"),
     ("additionalItems", "additionalItems is not supported"),
     ("patternProperties", "patternProperties is not supported"),
-    (
-        "x-kubernetes-validations",
-        "validation rules in CEL are not supported by this server; use the other rules of the schema",
-    ),
 ];
 
+/// Where a schema is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    /// Below `allOf` and the like: it is about values, and needs no type.
+    pub(super) is_value: bool,
+    /// Whether it is known which old value a value was.
+    pub(super) correlatable: bool,
+}
+
+impl Position {
+    /// A kind's.
+    pub(super) const ROOT: Self = Self { is_value: false, correlatable: true };
+}
+
 impl Schema {
-    /// The schema that `value` writes; what is wrong with it goes to `causes`. A `value` schema,
-    /// below `allOf` and the like, needs no type.
+    /// The schema that `value` writes; what is wrong with it goes to `causes`.
     pub(super) fn parse(
         value: &Value,
         path: &str,
-        is_value: bool,
+        position: Position,
         causes: &mut Vec<Cause>,
     ) -> Self {
+        let is_value = position.is_value;
         for (field, why) in REFUSED {
             if value.get(field).is_some_and(|value| !value.is_null()) {
                 causes.push(Cause::forbidden(format!("{path}.{field}"), why));
@@ -134,36 +151,52 @@ impl Schema {
                 }
             });
         }
-        let mut child = |field: &str, value: &Value, is_value: bool| {
-            Box::new(Self::parse(value, &format!("{path}.{field}"), is_value, causes))
+        let topology = topology(value);
+        let mut child = |field: &str, value: &Value, position: Position| {
+            Box::new(Self::parse(value, &format!("{path}.{field}"), position, causes))
         };
         let properties = value["properties"].as_object().into_iter().flatten();
         let properties = properties
             .map(|(name, schema)| {
-                (name.clone(), *child(&format!("properties[{name}]"), schema, is_value))
+                (name.clone(), *child(&format!("properties[{name}]"), schema, position))
             })
             .collect();
         let additional = match &value["additionalProperties"] {
             Value::Object(_) => {
-                Some(child("additionalProperties", &value["additionalProperties"], is_value))
+                Some(child("additionalProperties", &value["additionalProperties"], position))
             }
             Value::Bool(true) => Some(Box::new(Self { preserve: true, ..Self::default() })),
             _ => None,
         };
         let items = value.get("items").filter(|items| items.is_object());
-        let items = items.map(|items| child("items", items, is_value));
+        let of_items = Position {
+            correlatable: position.correlatable && matches!(topology, Topology::Map(_)),
+            ..position
+        };
+        let items = items.map(|items| child("items", items, of_items));
+        let below = Position { is_value: true, ..position };
         let mut several = |field: &str| -> Vec<Self> {
             let list = object::list(value, field).iter().enumerate();
-            list.map(|(index, schema)| *child(&format!("{field}[{index}]"), schema, true)).collect()
+            list.map(|(index, schema)| *child(&format!("{field}[{index}]"), schema, below))
+                .collect()
         };
         let (all_of, any_of, one_of) = (several("allOf"), several("anyOf"), several("oneOf"));
         let not = value.get("not").filter(|not| not.is_object());
-        let not = not.map(|not| child("not", not, true));
+        let not = not.map(|not| child("not", not, below));
         if kind == Some(Type::Array) && items.is_none() && !is_value && !preserve {
             causes.push(Cause::required(format!("{path}.items")));
         }
         let pattern = pattern(value, path, causes);
-        Self {
+        let validations = if is_value {
+            if !object::list(value, validations::FIELD).is_empty() {
+                let why = "must be empty to be structural";
+                causes.push(Cause::forbidden(format!("{path}.{}", validations::FIELD), why));
+            }
+            Vec::new()
+        } else {
+            validations::parse(value, path, position.correlatable, causes)
+        };
+        let schema = Self {
             kind,
             properties,
             additional,
@@ -173,12 +206,98 @@ impl Schema {
             int_or_string,
             embedded: value["x-kubernetes-embedded-resource"] == true,
             default: value.get("default").filter(|default| !default.is_null()).cloned(),
-            topology: topology(value),
+            topology,
             rules: Rules::parse(value, pattern),
+            validations,
+            has_rules: false,
+            has_defaults: false,
             all_of,
             any_of,
             one_of,
             not,
+        };
+        schema.check_lists(value, path, causes);
+        schema.check_default(path, causes);
+        let any = |has: fn(&Self) -> bool| {
+            let below = schema.additional.iter().chain(&schema.items).map(|one| &**one);
+            schema.properties.values().chain(below).any(has)
+        };
+        let has_rules = !schema.validations.is_empty() || any(|one| one.has_rules);
+        let has_defaults = schema.default.is_some() || any(|one| one.has_defaults);
+        Self { has_rules, has_defaults, ..schema }
+    }
+
+    /// What tells elements of lists apart must be comparable and there.
+    fn check_lists(&self, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+        let is_scalar = |schema: &Self| {
+            schema.int_or_string || !matches!(schema.kind, None | Some(Type::Object | Type::Array))
+        };
+        let Some(items) = &self.items else { return };
+        match &self.topology {
+            Topology::Set => {
+                let is_atomic = matches!(items.topology, Topology::Atomic);
+                if !is_scalar(items) && !is_atomic {
+                    let field = format!("{path}.items.x-kubernetes-map-type");
+                    let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
+                    causes.push(Cause::invalid(field, &Value::Null, why));
+                }
+            }
+            Topology::Map(keys) if keys.is_empty() => {
+                causes.push(Cause::required(format!("{path}.x-kubernetes-list-map-keys")));
+            }
+            Topology::Map(keys) => {
+                for (index, key) in keys.iter().enumerate() {
+                    let shown = &value["x-kubernetes-list-map-keys"][index];
+                    let field = format!("{path}.x-kubernetes-list-map-keys[{index}]");
+                    let item = format!("{path}.items.properties[{key}]");
+                    match items.properties.get(&**key) {
+                        None => {
+                            let why = "entries must all be names of item properties";
+                            causes.push(Cause::invalid(field, shown, why));
+                        }
+                        Some(of) if !is_scalar(of) => {
+                            let why = "must be a scalar type if the parent array's x-kubernetes-list-type is map";
+                            causes.push(Cause::invalid(format!("{item}.type"), shown, why));
+                        }
+                        Some(of) if of.default.is_none() && !items.rules.requires(key) => {
+                            let message = "Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+                            let cause = Cause::required(format!("{item}.default"));
+                            causes.push(Cause { message: message.into(), ..cause });
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            Topology::Unsaid | Topology::Atomic => {}
+        }
+    }
+
+    /// A default must be a value of the schema.
+    fn check_default(&self, path: &str, causes: &mut Vec<Cause>) {
+        let Some(default) = &self.default else { return };
+        let mut pruned = default.clone();
+        self.prune(&mut pruned, false);
+        let path = format!("{path}.default");
+        if pruned != *default {
+            causes.push(Cause::invalid(&path, default, "must not have unknown fields"));
+        }
+        // What the default leaves out has defaults of its own.
+        self.fill(&mut pruned);
+        self.validate(&pruned, &path, causes);
+        self.validate_rules(&pruned, None, &path, causes);
+    }
+
+    /// The schema of the field `name`.
+    pub(super) fn field(&self, name: &str) -> Option<&Self> {
+        self.properties.get(name).or(self.additional.as_deref())
+    }
+
+    /// The type, as messages say it.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self.kind {
+            Some(kind) => kind.as_str(),
+            None if self.int_or_string => "integer or string",
+            None => "object",
         }
     }
 
@@ -196,7 +315,7 @@ impl Schema {
                         || own(name)
                 });
                 for (name, value) in fields.iter_mut().filter(|(name, _)| !own(name)) {
-                    if let Some(schema) = self.properties.get(name).or(self.additional.as_deref()) {
+                    if let Some(schema) = self.field(name) {
                         schema.prune(value, false);
                     }
                 }
@@ -226,7 +345,7 @@ impl Schema {
                     }
                 }
                 for (name, value) in fields.iter_mut() {
-                    if let Some(schema) = self.properties.get(name).or(self.additional.as_deref()) {
+                    if let Some(schema) = self.field(name) {
                         schema.fill(value);
                     }
                 }
@@ -238,148 +357,6 @@ impl Schema {
             }
             _ => {}
         }
-    }
-
-    /// Reports what is wrong with `value`, which lies at `path`.
-    pub(super) fn validate(&self, value: &Value, path: &str, causes: &mut Vec<Cause>) {
-        if value.is_null() && self.nullable {
-            return;
-        }
-        let mistyped = |expected: &str| {
-            let why = format!("{path} in body must be of type {expected}");
-            Cause {
-                reason: "FieldValueTypeInvalid",
-                ..Cause::invalid(path, &json!(kind_of(value)), &why)
-            }
-        };
-        if self.int_or_string {
-            if !Type::Integer.fits(value) && !value.is_string() {
-                return causes.push(mistyped("integer,string"));
-            }
-        } else if let Some(kind) = self.kind.filter(|kind| !kind.fits(value)) {
-            return causes.push(mistyped(kind.as_str()));
-        }
-        self.rules.validate(value, path, causes);
-        match value {
-            Value::Object(fields) => {
-                for (name, value) in fields {
-                    if let Some(schema) = self.properties.get(name).or(self.additional.as_deref()) {
-                        let dot = if path.is_empty() { "" } else { "." };
-                        schema.validate(value, &format!("{path}{dot}{name}"), causes);
-                    }
-                }
-            }
-            Value::Array(list) => {
-                for (index, element) in list.iter().enumerate() {
-                    if let Some(items) = &self.items {
-                        items.validate(element, &format!("{path}[{index}]"), causes);
-                    }
-                }
-            }
-            _ => {}
-        }
-        self.all_of.iter().for_each(|schema| schema.validate(value, path, causes));
-        let fits = |schema: &&Self| {
-            let mut causes = Vec::new();
-            schema.validate(value, path, &mut causes);
-            causes.is_empty()
-        };
-        if !self.any_of.is_empty() && !self.any_of.iter().any(|schema| fits(&schema)) {
-            let why = format!("{path} in body must validate at least one schema (anyOf)");
-            causes.push(Cause::invalid(path, value, &why));
-        }
-        if !self.one_of.is_empty() && self.one_of.iter().filter(fits).count() != 1 {
-            let why = format!("{path} in body must validate one and only one schema (oneOf)");
-            causes.push(Cause::invalid(path, value, &why));
-        }
-        if self.not.as_deref().is_some_and(|not| fits(&not)) {
-            let why = format!("{path} in body must not validate the schema (not)");
-            causes.push(Cause::invalid(path, value, &why));
-        }
-    }
-
-    /// As a type of the table: for field validation and server-side apply. Values are any; what they
-    /// must be is said better by [`validate`](Self::validate).
-    pub(super) fn shape(&self, name: &str) -> Shape {
-        if self.kind == Some(Type::Array) {
-            let items = self.items.as_ref();
-            let items = items.map_or(Shape::Scalar(Scalar::Any), |items| items.shape(name));
-            return Shape::List(Box::new(items));
-        }
-        if let (true, Some(values)) = (self.properties.is_empty(), &self.additional) {
-            return Shape::Map(Box::new(values.shape(name)));
-        }
-        if self.properties.is_empty() && !self.embedded {
-            return Shape::Scalar(Scalar::Any);
-        }
-        let mut fields: Vec<Field> = self
-            .properties
-            .iter()
-            .map(|(field, schema)| Field {
-                topology: schema.topology.clone(),
-                ..plain_field(field, schema.shape(field))
-            })
-            .collect();
-        if self.embedded {
-            add_object_fields(&mut fields);
-        }
-        fields.sort_by(|a, b| a.name.cmp(&b.name));
-        Shape::Custom(std::sync::Arc::new(Struct {
-            name: name.into(),
-            open: self.preserve || self.additional.is_some(),
-            fields,
-            ..Struct::default()
-        }))
-    }
-
-    /// As [`shape`](Self::shape), of the objects of a kind: with kind and metadata.
-    pub(super) fn object_shape(&self, name: &str) -> Shape {
-        let mut of = match self.shape(name) {
-            Shape::Custom(of) => (*of).clone(),
-            _ => Struct { name: name.into(), open: true, ..Struct::default() },
-        };
-        add_object_fields(&mut of.fields);
-        of.fields.sort_by(|a, b| a.name.cmp(&b.name));
-        Shape::Custom(std::sync::Arc::new(of))
-    }
-}
-
-fn plain_field(name: &str, shape: Shape) -> Field {
-    Field {
-        name: name.into(),
-        shape,
-        number: Vec::new(),
-        required: false,
-        zero_is_absent: false,
-        topology: Topology::Unsaid,
-        patch: PatchStrategy::default(),
-        values: Vec::new(),
-        line: 0,
-    }
-}
-
-fn add_object_fields(fields: &mut Vec<Field>) {
-    let string = || Shape::Scalar(Scalar::String);
-    for (name, shape) in
-        [("apiVersion", string()), ("kind", string()), ("metadata", builtin().object_meta())]
-    {
-        fields.retain(|field| &*field.name != name);
-        fields.push(plain_field(name, shape));
-    }
-}
-
-fn topology(schema: &Value) -> Topology {
-    match (
-        object::text(schema, "x-kubernetes-list-type"),
-        object::text(schema, "x-kubernetes-map-type"),
-    ) {
-        ("set", _) => Topology::Set,
-        ("map", _) => {
-            let keys = object::list(schema, "x-kubernetes-list-map-keys").iter();
-            Topology::Map(keys.filter_map(Value::as_str).map(Into::into).collect())
-        }
-        ("atomic", _) | (_, "atomic") => Topology::Atomic,
-        _ => Topology::Unsaid,
     }
 }
 
@@ -393,18 +370,6 @@ fn pattern(schema: &Value, path: &str, causes: &mut Vec<Cause>) -> Option<Regex>
     regex.ok()
 }
 
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_i64() => "integer",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// Whether `value` is an empty object or absent.
 pub(super) fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(Map::is_empty)
@@ -412,11 +377,13 @@ pub(super) fn is_empty(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn schema(value: &Value) -> Schema {
         let mut causes = Vec::new();
-        let schema = Schema::parse(value, "s", false, &mut causes);
+        let schema = Schema::parse(value, "s", Position::ROOT, &mut causes);
         assert_eq!(causes, []);
         schema
     }
@@ -487,13 +454,13 @@ mod tests {
             (json!({"type": "string", "pattern": "("}), "s.pattern"),
             (json!({"type": "object", "$ref": "#/x"}), "s.$ref"),
             (
-                json!({"type": "object", "x-kubernetes-validations": [{"rule": "true"}]}),
-                "s.x-kubernetes-validations",
+                json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.x"}]}),
+                "s.x-kubernetes-validations[0].rule",
             ),
             (json!({"type": "object", "properties": {"a": {}}}), "s.properties[a].type"),
         ] {
             let mut causes = Vec::new();
-            Schema::parse(&wrong, "s", false, &mut causes);
+            Schema::parse(&wrong, "s", Position::ROOT, &mut causes);
             let fields: Vec<_> = causes.into_iter().map(|cause| cause.field).collect();
             assert_eq!(fields, [field], "{wrong}");
         }
