@@ -227,6 +227,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 service_range: service_cluster_ip_range,
                 election: election.timing()?,
             };
+            raise_descriptor_limit();
             runtime()?.block_on(serve(options, ready_fd))
         }
     }
@@ -240,6 +241,17 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start threads")
+}
+
+/// Lets the process have as many descriptors as it may: each connection takes one, and the limit is
+/// low for the sake of programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "raising the limit of open files");
+    }
 }
 
 fn system_host_name() -> String {

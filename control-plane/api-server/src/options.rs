@@ -7,7 +7,7 @@ use crate::api::Target;
 use crate::managed::{Manager, Operation};
 use crate::resource::Resource;
 use crate::selector::{FieldSelector, LabelSelector};
-use crate::status::{Result, Status};
+use crate::status::{Cause, Result, Status};
 
 /// Options of get, list and watch.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +41,55 @@ impl ReadOptions {
     #[must_use]
     pub fn is_selective(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty()
+    }
+
+    /// Refuses options of a list, or of a watch, that say nothing together.
+    /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-watch>
+    ///
+    /// # Errors
+    /// `Invalid`, with the options that are wrong.
+    pub fn check(&self, is_watch: bool) -> Result<()> {
+        let (matching, mut causes) = (self.resource_version_match.as_deref(), Vec::new());
+        let mut forbid = |field: &str, why: &str| causes.push(Cause::forbidden(field, why));
+        let is_continued = self.continue_token.is_some();
+        if is_watch {
+            if self.send_initial_events.is_some() && matching != Some("NotOlderThan") {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                forbid("resourceVersionMatch", why);
+            }
+            if self.send_initial_events.is_none() && matching.is_some() {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                forbid("resourceVersionMatch", why);
+            }
+        } else {
+            if self.send_initial_events.is_some() {
+                forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
+            }
+            if matching.is_some() && self.resource_version.is_none() {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                forbid("resourceVersionMatch", why);
+            }
+            if matching == Some("Exact") && self.resource_version == Some(0) {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                forbid("resourceVersionMatch", why);
+            }
+            if is_continued && self.resource_version.is_some_and(|version| version > 0) {
+                let why = "specifying resource version is not allowed when using continue";
+                return Err(Status::bad_request(why));
+            }
+        }
+        if matching.is_some() && is_continued {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            forbid("resourceVersionMatch", why);
+        }
+        let known: &[&str] = if is_watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan"] };
+        if let Some(other) = matching.filter(|matching| !known.contains(matching)) {
+            causes.push(Cause::not_supported("resourceVersionMatch", &other.into(), known));
+        }
+        match causes.is_empty() {
+            true => Ok(()),
+            false => Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes)),
+        }
     }
 
     /// Whether they mean `object`.
@@ -211,15 +260,6 @@ impl Query {
             timeout_seconds: self.number("timeoutSeconds")?,
             include_object: self.get("includeObject").map(Into::into),
         };
-        match options.resource_version_match.as_deref() {
-            None | Some("NotOlderThan") => {}
-            Some("Exact") if options.resource_version.is_some_and(|version| version > 0) => {}
-            Some("Exact") => {
-                let message = "resourceVersionMatch=Exact is forbidden without a resourceVersion";
-                return Err(Status::bad_request(message));
-            }
-            Some(other) => return Err(invalid("resourceVersionMatch", other)),
-        }
         Ok(options)
     }
 

@@ -141,6 +141,12 @@ impl Status {
         Self::new(409, "Conflict", message).about(group, plural, name)
     }
 
+    /// 504 for a request that takes too long.
+    #[must_use]
+    pub fn timeout(why: &str) -> Self {
+        Self::new(504, "Timeout", format!("Timeout: request did not complete: {why}"))
+    }
+
     /// 422 for an object that is wrong in `causes`.
     #[must_use]
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {

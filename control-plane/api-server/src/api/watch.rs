@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Api, Found, Place, decode_value, store_failure};
 use crate::options::ReadOptions;
 use crate::resource::Resource;
-use crate::status::{Result, Status};
+use crate::status::Result;
 
 /// How often a watch with bookmarks tells of the version that it has reached.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -79,13 +79,6 @@ impl Api {
     /// `Expired` if the version is too old, `BadRequest` for options that contradict.
     pub async fn watch(&self, place: &Place, options: &ReadOptions) -> Result<Watcher> {
         super::read::check_fields(place, options)?;
-        if options.send_initial_events == Some(true)
-            && options.resource_version_match.as_deref() != Some("NotOlderThan")
-        {
-            return Err(Status::bad_request(
-                "sendInitialEvents requires resourceVersionMatch=NotOlderThan",
-            ));
-        }
         let version = options.resource_version.unwrap_or(0);
         let initial = options.send_initial_events.unwrap_or(version == 0);
         let mut pending = VecDeque::new();

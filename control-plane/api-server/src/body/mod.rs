@@ -2,6 +2,8 @@
 
 mod parse;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
@@ -14,6 +16,8 @@ use crate::status::{Result, Status};
 
 /// The largest request body, as in Kubernetes.
 pub const MAX_BODY: usize = 3 << 20;
+/// A body may take so long to come.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What streams may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of every answer.
@@ -88,7 +92,9 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let collected = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
+    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await;
+    let collected = collected.map_err(|_| Status::timeout("the body did not come in time"))?;
+    let collected = collected.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {
             Status::too_large(MAX_BODY)
         } else {
@@ -132,4 +138,20 @@ pub fn media_type(headers: &http::HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let value = value.unwrap_or("").split(';').next().unwrap_or("");
     value.trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let (mut sender, body) = http_body_util::channel::Channel::<Bytes, Infallible>::new(1);
+        sender.send_data(Bytes::from_static(b"{\"a\": ")).await.unwrap();
+        let refused = read(body, "application/json").await.unwrap_err();
+        assert_eq!((refused.code, refused.reason), (504, "Timeout"));
+        drop(sender);
+    }
 }

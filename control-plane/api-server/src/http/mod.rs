@@ -273,6 +273,9 @@ impl Front {
         let shape = Shape::negotiate(accept(request.headers()))?;
         let options = query.read_options()?;
         let include = options.include_object.as_deref();
+        if verb != "create" {
+            options.check(verb == "watch")?;
+        }
         match verb {
             "list" => {
                 let list = self.api.find(place, &options).await?;
@@ -280,7 +283,9 @@ impl Front {
             }
             "watch" => {
                 let watcher = self.api.watch(place, &options).await?;
-                Ok(stream::watch(watcher, Arc::clone(resource), shape, options.include_object))
+                let (resource, include) = (Arc::clone(resource), options.include_object);
+                let hang_up = request.extensions().get().cloned();
+                Ok(stream::watch(watcher, resource, shape, include, hang_up))
             }
             "create" => {
                 let write = write_options(query, request.headers())?;
@@ -330,9 +335,11 @@ impl Front {
         let object = match verb {
             "get" => self.api.get(place, name).await?,
             "watch" => {
+                options.check(true)?;
                 options.fields = crate::selector::FieldSelector::equal("metadata.name", name);
                 let watcher = self.api.watch(place, &options).await?;
-                return Ok(stream::watch(watcher, Arc::clone(resource), shape, include));
+                let hang_up = request.extensions().get().cloned();
+                return Ok(stream::watch(watcher, Arc::clone(resource), shape, include, hang_up));
             }
             "update" | "patch" => {
                 let write = write_options(query, request.headers())?;

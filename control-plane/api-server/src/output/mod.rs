@@ -4,7 +4,7 @@ mod table;
 
 use serde_json::{Value, json};
 
-use crate::api::{Found, List, WatchEvent, WatchEventKind};
+use crate::api::{Found, List, WatchEvent};
 use crate::resource::Resource;
 use crate::status::{Result, Status};
 
@@ -117,12 +117,8 @@ impl Shape {
             event.object.write_json(resource, &mut line)?;
         } else {
             let object = event.object.decode(resource)?;
-            let mut shown = match (self, event.kind) {
-                (Self::Table, WatchEventKind::Bookmark) => {
-                    table::table(resource, &[], include, object["metadata"].clone())
-                }
-                _ => self.object(resource, object, include),
-            };
+            // A bookmark is a row too, as in Kubernetes: its annotations are in the row's object.
+            let mut shown = self.object(resource, object, include);
             if self == Self::Table && !first {
                 shown["columnDefinitions"] = Value::Null;
             }

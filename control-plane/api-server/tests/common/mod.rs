@@ -107,6 +107,13 @@ impl Cluster {
         statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 
+    /// How many sockets the server has open.
+    pub(crate) fn sockets(&self) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap();
+        let links = all.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// A client with the certificate `user` (`admin`, `host`), or with none.
     pub(crate) async fn client(&self, user: Option<&str>) -> Client {
         Client::connect(self, user).await
