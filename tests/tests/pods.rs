@@ -1,11 +1,8 @@
 //! Pods, from a real image to their end, through kubectl alone.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::Stdio;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Kubectl, Registry, until};
+use bulkhead_tests::{Home, PortForward, Registry, until};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "localhost/busybox:test";
@@ -148,49 +145,6 @@ fn an_image_comes_from_a_registry_and_a_missing_one_backs_off() {
     });
 }
 
-/// `kubectl port-forward` under way, ended when dropped.
-struct PortForward {
-    process: std::process::Child,
-    /// `127.0.0.1:PORT`.
-    address: String,
-    /// Read for as long as it runs: a closed pipe would end it.
-    _output: BufReader<std::process::ChildStdout>,
-}
-
-impl PortForward {
-    #[track_caller]
-    fn start(kubectl: &Kubectl, pod: &str, port: u16) -> Self {
-        let mut process = kubectl
-            .command(&["port-forward", pod, &format!(":{port}")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let address =
-            line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(" -> "));
-        let (address, _) = address.unwrap_or_else(|| panic!("kubectl port-forward: {line:?}"));
-        Self { address: address.to_owned(), process, _output: output }
-    }
-
-    /// What a request for `path` is answered, head and body.
-    fn get(&self, path: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-}
-
-impl Drop for PortForward {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
 fn ports_are_forwarded_and_files_copied() {
@@ -230,7 +184,7 @@ fn ports_are_forwarded_and_files_copied() {
 
     let mut nothing = PortForward::start(&kubectl, "web", 9);
     assert_eq!(nothing.get("/").unwrap_or_default(), "");
-    assert!(!nothing.process.wait().unwrap().success(), "kubectl goes on where nothing listens");
+    assert!(!nothing.ended().success(), "kubectl goes on where nothing listens");
 }
 
 #[test]
