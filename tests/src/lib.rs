@@ -22,6 +22,7 @@
 
 pub mod home;
 pub mod image;
+pub mod initrd;
 pub mod kubectl;
 pub mod output;
 pub mod port_forward;
@@ -30,6 +31,7 @@ pub mod terminal;
 pub mod wait;
 
 pub use home::{Cluster, Home};
+pub use initrd::initrd;
 pub use kubectl::Kubectl;
 pub use output::Outcome;
 pub use port_forward::PortForward;

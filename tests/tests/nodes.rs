@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Outcome, Terminal, setting, until};
+use bulkhead_tests::{Home, Outcome, Terminal, initrd, setting, until};
 use serde_json::json;
 
 #[test]
@@ -26,6 +26,39 @@ fn a_node_whose_guest_resets_itself_at_once_fails_the_create_and_says_where_its_
     assert!(std::fs::read_to_string(&console).unwrap().contains("Kernel panic"));
     let clusters = home.run(&["cluster", "list", "-o", "json"]).json();
     assert_eq!(clusters, json!([]));
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_node_boots_the_users_kernel_by_the_users_initrd_which_are_kept() {
+    const SAID: &str = "by way of the initrd in boot ";
+    let home = Home::new();
+    let script = format!(
+        "/bin/busybox mount -t devtmpfs dev /dev
+        /bin/busybox mount -t proc proc /proc
+        echo {SAID}$(/bin/busybox cat /proc/sys/kernel/random/boot_id)
+        /bin/busybox mount -t erofs -o ro /dev/vda /root
+        exec /bin/busybox switch_root /root /sbin/agent"
+    );
+    let initrd = initrd(home.path(), &script);
+    let kernel = home.path().join("kernel");
+    std::fs::copy(setting("BULKHEAD_KERNEL"), &kernel).unwrap();
+    let kernel = kernel.to_str().unwrap();
+    let create = ["cluster", "create", "own", "--kernel", kernel, "--initrd", &initrd];
+    home.run(&create).ok();
+    let boot = || {
+        let console = home.run(&["node", "console", "own", "own-1"]).ok();
+        let (_, said) = console.rsplit_once(SAID).unwrap_or_else(|| panic!("{console}"));
+        said.lines().next().unwrap_or_default().to_owned()
+    };
+    let first = boot();
+    // What was named may go: the cluster starts again with its copies.
+    home.run(&["cluster", "stop", "own"]).ok();
+    std::fs::remove_file(kernel).unwrap();
+    std::fs::remove_file(&initrd).unwrap();
+    home.run(&["cluster", "start", "own"]).ok();
+    assert_ne!(boot(), first);
+    home.run(&["cluster", "delete", "own"]).ok();
 }
 
 #[test]

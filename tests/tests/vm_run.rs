@@ -3,24 +3,12 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bulkhead_tests::{Home, Outcome, Terminal, setting};
+use bulkhead_tests::{Home, Outcome, Terminal, initrd, setting};
 
-/// An initrd whose init is a busybox script that runs `script` and resets the machine.
-fn initrd(dir: &Path, script: &str) -> String {
-    let init = format!(
-        "#!/bin/busybox sh\n/bin/busybox mount -t proc p /proc\n{script}\n/bin/busybox reboot -f\n"
-    );
-    let build = "set -e; d=$(mktemp -d); mkdir -p $d/bin $d/proc $d/dev; cp $(command -v busybox) \
-                 $d/bin/busybox; printf '%s' \"$2\" > $d/init; chmod 755 $d/init; cd $d; \
-                 find . | cpio --quiet -o -H newc | gzip -1 > \"$1\"; rm -rf $d";
-    let path = dir.join("initrd.gz").to_str().unwrap().to_owned();
-    Outcome::of(Command::new("sh").args(["-c", build, "sh", &path, &init])).ok();
-    path
-}
-
-/// `bulkhead vm run` of `kernel` with `script` for its init.
+/// `bulkhead vm run` of `kernel` with `script` for its init, which then resets the machine.
 fn vm(home: &Home, kernel: &Path, memory: &str, cpus: &str, script: &str) -> Command {
-    let initrd = initrd(home.path(), script);
+    let script = format!("/bin/busybox mount -t proc p /proc\n{script}\n/bin/busybox reboot -f");
+    let initrd = initrd(home.path(), &script);
     let args = ["vm", "run", "--kernel", kernel.to_str().unwrap(), "--initrd", &initrd];
     let cmdline = "console=ttyS0 reboot=k panic=-1 quiet";
     let mut command = home.command(&args);
