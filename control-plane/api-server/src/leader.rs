@@ -45,6 +45,11 @@ struct Doing {
 }
 
 impl Duties {
+    /// The client of the component `name`, as Kubernetes calls it.
+    fn client(&self, name: &str) -> LocalClient {
+        LocalClient::new(self.api.clone(), Arc::clone(&self.kubelets), name)
+    }
+
     fn begin(&self) -> Doing {
         let mut tasks = JoinSet::new();
         tasks.spawn(housekeeping::run(self.api.clone()));
@@ -52,11 +57,9 @@ impl Duties {
         tasks.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
         tasks.spawn(signer::run(self.api.clone(), self.pki.clone()));
         tasks.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
-        let informers = Informers::new(Arc::new(LocalClient::new(
-            self.api.clone(),
-            Arc::clone(&self.kubelets),
-        )));
-        tasks.spawn(bulkhead_scheduler::run(Arc::clone(&informers)));
+        let informers = Informers::new(Arc::new(self.client("kube-controller-manager")));
+        let scheduler = informers.share(Arc::new(self.client("kube-scheduler")));
+        tasks.spawn(bulkhead_scheduler::run(scheduler));
         let controllers =
             bulkhead_controllers::start(&informers, Arc::clone(&self.root_certificate));
         Doing { _tasks: tasks, _controllers: controllers }
@@ -87,7 +90,7 @@ pub(crate) fn start(duties: Duties, election: Option<ElectionTiming>) -> Leading
             let _doing = duties.begin();
             return ended(&mut stopped).await;
         };
-        let client = Arc::new(LocalClient::new(duties.api.clone(), Arc::clone(&duties.kubelets)));
+        let client = Arc::new(duties.client("kube-controller-manager"));
         let election = Election::new(client, NAMESPACE, LEASE, &identity(), timing);
         lead(&duties, election, stopped).await;
     });

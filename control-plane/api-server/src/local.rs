@@ -27,14 +27,17 @@ type Result<T> = std::result::Result<T, ClientError>;
 pub struct LocalClient {
     api: Api,
     metrics: Metrics,
+    options: WriteOptions,
 }
 
 impl LocalClient {
-    /// A client of `api`; metrics come from `kubelets`.
+    /// A client of `api` that the component `name` uses, which manages the fields that it writes;
+    /// metrics come from `kubelets`.
     #[must_use]
-    pub fn new(api: Api, kubelets: Arc<Kubelets>) -> Self {
+    pub fn new(api: Api, kubelets: Arc<Kubelets>, name: &str) -> Self {
         let metrics = Metrics::new(api.clone(), kubelets);
-        Self { api, metrics }
+        let options = WriteOptions { client: name.into(), ..WriteOptions::default() };
+        Self { api, metrics, options }
     }
 
     fn place(&self, kind: &Kind, namespace: Option<&str>) -> Result<Place> {
@@ -120,14 +123,13 @@ impl Client for LocalClient {
 
     async fn create(&self, kind: &Kind, object: Value) -> Result<Value> {
         let place = self.place(kind, object::namespace(&object))?;
-        self.api.create(&place, object, &WriteOptions::default()).await.map_err(failed)
+        self.api.create(&place, object, &self.options).await.map_err(failed)
     }
 
     async fn update(&self, kind: &Kind, part: Target, object: Value) -> Result<Value> {
         let place = self.place(kind, object::namespace(&object))?;
         let name = object::name(&object).to_owned();
-        let options = WriteOptions::default();
-        self.api.update(&place, &name, target(part), object, &options).await.map_err(failed)
+        self.api.update(&place, &name, target(part), object, &self.options).await.map_err(failed)
     }
 
     async fn patch(
@@ -148,8 +150,7 @@ impl Client for LocalClient {
         let patch = patch::Patch::parse(media_type, body).map_err(failed)?;
         let mut validation = Validation::new(FieldValidation::Ignore, &place.resource, None);
         let change = |current: &Value| patch.apply(&mut validation, current);
-        let options = WriteOptions::default();
-        self.api.modify(&place, name, target(part), &options, change).await.map_err(failed)
+        self.api.modify(&place, name, target(part), &self.options, change).await.map_err(failed)
     }
 
     async fn scale(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Scale> {
@@ -172,8 +173,7 @@ impl Client for LocalClient {
         replicas: i64,
     ) -> Result<()> {
         let place = self.place(kind, namespace)?;
-        let options = WriteOptions::default();
-        let scaled = self.api.set_scale(&place, name, &options, |scale| {
+        let scaled = self.api.set_scale(&place, name, &self.options, |scale| {
             let mut scale = scale.clone();
             scale["spec"]["replicas"] = replicas.into();
             // Whatever else changed meanwhile, the size is what was decided.
@@ -221,15 +221,14 @@ impl Client for LocalClient {
 
     async fn bind(&self, namespace: &str, name: &str, binding: Value) -> Result<()> {
         let place = self.place(&Kind::PODS, Some(namespace))?;
-        let bound = self.api.bind(&place, name, &binding, &WriteOptions::default()).await;
+        let bound = self.api.bind(&place, name, &binding, &self.options).await;
         bound.map(drop).map_err(failed)
     }
 
     async fn finalize_namespace(&self, namespace: &str) -> Result<()> {
         let place = self.place(&Kind::NAMESPACES, None)?;
         let empty = json!({"spec": {"finalizers": []}});
-        let finalized =
-            self.api.finalize(&place, namespace, &empty, &WriteOptions::default()).await;
+        let finalized = self.api.finalize(&place, namespace, &empty, &self.options).await;
         finalized.map(drop).map_err(failed)
     }
 }

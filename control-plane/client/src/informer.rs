@@ -51,7 +51,7 @@ impl Part {
 /// The informers that the scheduler and the controllers share. They end when this is dropped.
 pub struct Informers {
     client: Arc<dyn Client>,
-    running: Mutex<Running>,
+    running: Arc<Mutex<Running>>,
 }
 
 #[derive(Default)]
@@ -69,7 +69,14 @@ impl std::fmt::Debug for Informers {
 impl Informers {
     /// Informers that ask `client`; each begins when it is first followed.
     pub fn new(client: Arc<dyn Client>) -> Arc<Self> {
-        Arc::new(Self { client, running: Mutex::default() })
+        Arc::new(Self { client, running: Arc::default() })
+    }
+
+    /// The same informers for a component that writes through a client of its own. They end when
+    /// all who share them are gone.
+    #[must_use]
+    pub fn share(&self, client: Arc<dyn Client>) -> Arc<Self> {
+        Arc::new(Self { client, running: Arc::clone(&self.running) })
     }
 
     /// The client that they ask.
@@ -205,6 +212,13 @@ impl Cache {
         self.read().objects.range(from..to).map(|(_, object)| Arc::clone(object)).collect()
     }
 
+    /// Whether no object lies in a namespace.
+    #[must_use]
+    pub fn is_empty_in(&self, namespace: &str) -> bool {
+        let (from, to) = (format!("{namespace}/"), format!("{namespace}0"));
+        self.read().objects.range(from..to).next().is_none()
+    }
+
     /// Every object with an owner reference to this uid.
     #[must_use]
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<Value>> {
@@ -331,6 +345,7 @@ mod tests {
         cache.synced().await;
         assert_eq!(names(&cache.owned_by("x")), ["a"]);
         assert_eq!(names(&cache.uncontrolled("d")), ["b"]);
+        assert!(!cache.is_empty_in("d") && cache.is_empty_in("other"));
         assert!(cache.get("d/a").unwrap()["metadata"].get("managedFields").is_none());
         let mut told = informers.follow(&Kind::PODS);
         assert!(matches!(told.recv().await, Some(Told::All(all)) if all.len() == 2));

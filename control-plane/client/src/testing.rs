@@ -33,6 +33,7 @@ pub struct Objects {
     listed: Mutex<HashMap<Kind, Vec<Value>>>,
     watches: Mutex<HashMap<Kind, Vec<mpsc::UnboundedSender<Change>>>>,
     asked: Mutex<Vec<Asked>>,
+    resources: Mutex<Vec<ResourceInfo>>,
 }
 
 impl Objects {
@@ -41,14 +42,28 @@ impl Objects {
         Arc::new(Self { listed: Mutex::new(listed.into_iter().collect()), ..Self::default() })
     }
 
+    /// Lets discovery tell of a resource.
+    pub fn serve(&self, resource: ResourceInfo) {
+        self.resources.lock().unwrap().push(resource);
+    }
+
     /// Tells those who watch `kind` that `object` looks like this now.
     pub fn present(&self, kind: &Kind, object: Value) {
+        self.forget(kind, &object);
+        self.listed.lock().unwrap().entry(kind.clone()).or_default().push(object.clone());
         self.change(kind, &Change::Present(Arc::new(object)));
     }
 
     /// Tells those who watch `kind` that `object` is gone.
     pub fn gone(&self, kind: &Kind, object: Value) {
+        self.forget(kind, &object);
         self.change(kind, &Change::Gone(Arc::new(object)));
+    }
+
+    fn forget(&self, kind: &Kind, object: &Value) {
+        let key = crate::object::key(object);
+        let mut listed = self.listed.lock().unwrap();
+        listed.entry(kind.clone()).or_default().retain(|one| crate::object::key(one) != key);
     }
 
     fn change(&self, kind: &Kind, change: &Change) {
@@ -80,7 +95,7 @@ impl Stream for Watch {
 #[async_trait]
 impl Client for Objects {
     async fn resources(&self) -> Result<Vec<ResourceInfo>, ClientError> {
-        Ok(Vec::new())
+        Ok(self.resources.lock().unwrap().clone())
     }
 
     async fn list(

@@ -1,84 +1,15 @@
-//! What deletion leaves to others: the contents of namespaces, and pods whose node is gone.
+//! Pods whose node is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_client::object::{self, is_terminating};
-use bulkhead_client::{Change, Client, ClientError, DeleteOptions, Informers, Kind, Told};
+use bulkhead_client::object;
+use bulkhead_client::{Change, Client, DeleteOptions, Informers, Kind, Told};
 use tokio::time::Instant;
 
 /// How long a pod's node must be gone: a node that is made anew keeps its pods.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(40);
-/// How often namespaces that are not empty yet are tried again.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// Empties namespaces that are being deleted and lets them go, for ever.
-pub(crate) async fn namespaces(informers: Arc<Informers>) {
-    let client = Arc::clone(informers.client());
-    let mut changes = informers.follow(&Kind::NAMESPACES);
-    let mut terminating: HashSet<String> = HashSet::new();
-    loop {
-        let told = if terminating.is_empty() {
-            changes.recv().await
-        } else {
-            match tokio::time::timeout(INTERVAL, changes.recv()).await {
-                Ok(told) => told,
-                Err(_) => {
-                    empty(&client, &mut terminating).await;
-                    continue;
-                }
-            }
-        };
-        match told {
-            None => return,
-            Some(Told::All(all)) => {
-                terminating = all
-                    .iter()
-                    .filter(|one| is_terminating(one))
-                    .map(|one| object::key(one))
-                    .collect();
-            }
-            Some(Told::One(Change::Present(one))) if is_terminating(&one) => {
-                terminating.insert(object::key(&one));
-            }
-            Some(Told::One(Change::Present(one) | Change::Gone(one))) => {
-                terminating.remove(&object::key(&one));
-            }
-        }
-        empty(&client, &mut terminating).await;
-    }
-}
-
-async fn empty(client: &Arc<dyn Client>, terminating: &mut HashSet<String>) {
-    for namespace in terminating.clone() {
-        let done = match empty_namespace(client, &namespace).await {
-            Ok(0) => client.finalize_namespace(&namespace).await,
-            Ok(_) => continue,
-            Err(error) => Err(error),
-        };
-        match done {
-            Ok(()) => {
-                terminating.remove(&namespace);
-            }
-            Err(error) if error.code == 404 => {
-                terminating.remove(&namespace);
-            }
-            Err(error) => tracing::warn!(namespace, %error, "emptying a namespace"),
-        }
-    }
-}
-
-/// Deletes every object in a namespace, of every kind. How many objects are still there.
-async fn empty_namespace(client: &Arc<dyn Client>, namespace: &str) -> Result<usize, ClientError> {
-    let mut left = 0;
-    for resource in client.resources().await?.iter().filter(|resource| resource.namespaced) {
-        client.delete_collection(&resource.resource, namespace).await?;
-        left += client.list(&resource.resource, Some(namespace)).await?.0.len();
-    }
-    Ok(left)
-}
-
 /// Deletes pods that are bound to nodes which do not exist, for ever.
 pub(crate) async fn orphaned_pods(informers: Arc<Informers>, quarantine: Duration) {
     let client = Arc::clone(informers.client());

@@ -88,7 +88,7 @@ impl Controller {
         let Some(budget) = self.budgets.get(key) else { return Ok(Next::Change) };
         let namespace = object::namespace(&budget).unwrap_or_default();
         let mut pods = self.pods.in_namespace(namespace);
-        pods.retain(|pod| selects(&budget, pod) && is_counted(pod));
+        pods.retain(|pod| selects(&budget, pod) && !pods::has_ended(pod));
         let now = OffsetDateTime::now_utc();
         let status = match self.scale(&budget, &pods) {
             Ok(expected) => status(&budget, &pods, expected, now),
@@ -131,10 +131,6 @@ impl Controller {
         let set = of(pod, "ReplicaSet", &self.sets)?;
         Some(of(&set, "Deployment", &self.deployments).unwrap_or(set))
     }
-}
-
-fn is_counted(pod: &Value) -> bool {
-    !matches!(text(pod, "status.phase"), "Succeeded" | "Failed")
 }
 
 fn status(budget: &Value, pods: &[Arc<Value>], expected: i64, now: OffsetDateTime) -> Value {

@@ -4,11 +4,12 @@
 //! more like what is wanted, whatever changed. They read from shared informers ([`bulkhead_client`])
 //! and take their keys from work queues ([`queue`]).
 //!
-//! [`deployment`], [`replicas`], [`stateful`], [`daemon`], [`job`] and [`cron`] keep
-//! workloads; [`autoscaling`] sizes them; [`endpoints`] says where Services lead; [`gc`] deletes what has lost its owners;
-//! [`disruption`] keeps budgets; [`lifecycle`] marks nodes whose lease lapses, [`taints`] drives
-//! their pods away; [`defaults`] makes what every namespace has; [`cleanup`] empties namespaces
-//! that are deleted and removes pods of nodes that are gone.
+//! [`deployment`], [`replicas`], [`stateful`], [`daemon`], [`job`] and [`cron`] keep workloads, and
+//! [`autoscaling`] sizes them; [`endpoints`] says where Services lead; [`gc`] deletes what has lost its
+//! owners; [`disruption`] keeps budgets, [`quota`] counts what namespaces use; [`lifecycle`] marks
+//! nodes whose lease lapses, [`taints`] drives their pods away; [`defaults`] makes what every
+//! namespace has; [`namespaces`] empties those that are deleted; [`cleanup`] removes pods of nodes
+//! that are gone.
 
 #![forbid(unsafe_code)]
 
@@ -27,9 +28,11 @@ mod hash;
 mod history;
 mod job;
 mod lifecycle;
+mod namespaces;
 mod pod_control;
 mod pods;
 mod queue;
+mod quota;
 mod replicas;
 mod stateful;
 mod taints;
@@ -59,6 +62,7 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
         replicas::SETS,
         job::JOBS,
         history::REVISIONS,
+        endpoints::SERVICES,
     ] {
         let _ = informers.cache(&kind);
     }
@@ -73,12 +77,13 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
     tasks.spawn(cron::run(with()));
     tasks.spawn(autoscaling::run(with()));
     tasks.spawn(endpoints::run(with()));
+    tasks.spawn(quota::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
     tasks.spawn(taints::run(with()));
     tasks.spawn(disruption::run(with()));
     tasks.spawn(defaults::run(with(), root_certificate));
-    tasks.spawn(cleanup::namespaces(with()));
+    tasks.spawn(namespaces::run(with()));
     tasks.spawn(cleanup::orphaned_pods(with(), cleanup::QUARANTINE));
     Controllers(tasks)
 }

@@ -4,9 +4,14 @@ use bulkhead_client::object::{self, list, number, text};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+/// Whether its containers have ended for good.
+pub(crate) fn has_ended(pod: &Value) -> bool {
+    matches!(text(pod, "status.phase"), "Succeeded" | "Failed")
+}
+
 /// Whether it neither ended nor is being deleted.
 pub(crate) fn is_active(pod: &Value) -> bool {
-    !matches!(text(pod, "status.phase"), "Succeeded" | "Failed") && !object::is_terminating(pod)
+    !has_ended(pod) && !object::is_terminating(pod)
 }
 
 /// Whether it says that it is ready.

@@ -125,7 +125,8 @@ impl Plan {
 
     fn keep_on(&self, node: &str, site: &Site, steps: &mut Steps, now: OffsetDateTime) {
         let there = site.pods.iter().filter(|pod| !object::is_terminating(pod));
-        let (ended, running): (Vec<_>, Vec<_>) = there.cloned().partition(|pod| has_ended(pod));
+        let (ended, running): (Vec<_>, Vec<_>) =
+            there.cloned().partition(|pod| pods::has_ended(pod));
         steps.ended.extend(ended.into_iter().map(|pod| (node.to_owned(), pod)));
         if !self.surges() {
             steps.delete.extend(running.into_iter().skip(1));
@@ -249,10 +250,6 @@ impl Plan {
         }
         counts
     }
-}
-
-fn has_ended(pod: &Value) -> bool {
-    matches!(text(pod, "status.phase"), "Succeeded" | "Failed")
 }
 
 #[cfg(test)]

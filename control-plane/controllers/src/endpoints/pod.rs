@@ -30,7 +30,7 @@ impl Endpoint {
         zone: impl Fn(&str) -> Option<String>,
     ) -> Option<Self> {
         let address = text(pod, "status.podIP");
-        if address.is_empty() || matches!(text(pod, "status.phase"), "Succeeded" | "Failed") {
+        if address.is_empty() || pods::has_ended(pod) {
             return None;
         }
         let (serving, terminating) = (pods::is_ready(pod), object::is_terminating(pod));

@@ -127,7 +127,7 @@ impl Plan {
                 }
                 continue;
             };
-            if has_ended(pod) {
+            if pods::has_ended(pod) {
                 if !object::is_terminating(pod) {
                     steps.delete.push(Arc::clone(pod));
                 }
@@ -164,7 +164,7 @@ impl Plan {
                 continue;
             }
             // One that has ended never becomes ready.
-            let may_become_ready = !has_ended(pod) && !self.is_available(pod, now);
+            let may_become_ready = !pods::has_ended(pod) && !self.is_available(pod, now);
             if self.ordered && may_become_ready && first_unhealthy != Some(*ordinal) {
                 return false;
             }
@@ -186,7 +186,7 @@ impl Plan {
         let mut budget = update.max_unavailable.saturating_sub(wanted - available);
         for (ordinal, pod) in members.wanted.iter().rev() {
             let is_old = revision_of(pod) != self.newest;
-            let going = object::is_terminating(pod) || has_ended(pod);
+            let going = object::is_terminating(pod) || pods::has_ended(pod);
             if *ordinal < self.start + update.partition || steps.delete.len() >= BURST {
                 return;
             }
@@ -202,10 +202,6 @@ impl Plan {
             steps.delete.push(Arc::clone(pod));
         }
     }
-}
-
-fn has_ended(pod: &Value) -> bool {
-    matches!(text(pod, "status.phase"), "Succeeded" | "Failed")
 }
 
 /// Whether a pod runs and says that it is ready.
