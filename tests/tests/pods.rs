@@ -119,10 +119,10 @@ fn what_fits_nowhere_waits_and_what_is_unsupported_is_named() {
     assert!(events.contains("FailedScheduling"), "{events}");
     assert!(events.contains("Insufficient memory"), "{events}");
 
-    let host = json!({"hostNetwork": true});
+    let host = json!({"hostPID": true});
     kubectl.apply(&pod("host", sh("sleep 1"), host));
     let refused = kubectl.wait_phase("host", "Failed");
-    assert!(refused["status"]["message"].to_string().contains("hostNetwork"), "{refused:#}");
+    assert!(refused["status"]["message"].to_string().contains("hostPID"), "{refused:#}");
 }
 
 #[test]

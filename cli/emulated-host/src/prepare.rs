@@ -49,6 +49,7 @@ const MODULES: &[&str] = &[
     "nft_log",
     "nft_fib_inet",
     "nft_reject_inet",
+    "nft_reject_ipv4",
     "nft_tproxy",
     "nft_socket",
     "nf_conntrack_netlink",

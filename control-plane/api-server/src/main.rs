@@ -14,6 +14,7 @@ use bulkhead_api_server::storage::{Storage, StorageOptions};
 use bulkhead_api_server::{backup, encryption, pki};
 use bulkhead_client::ElectionTiming;
 use clap::{Parser, Subcommand};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// As in Kubernetes' own installers.
@@ -53,6 +54,10 @@ enum Command {
         /// The address to listen on.
         #[arg(long)]
         listen: SocketAddr,
+        /// An inherited file descriptor of a socket that listens, of another network namespace
+        /// perhaps, to serve as well.
+        #[arg(long)]
+        listen_fd: Option<RawFd>,
         /// The address at which pods and other API servers reach this one
         /// [default: the one to listen on].
         #[arg(long)]
@@ -213,6 +218,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve {
             dir,
             listen,
+            listen_fd,
             advertise_address,
             service_cluster_ip_range,
             ready_fd,
@@ -223,6 +229,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 storage: Storage::new(&storage, &dir)?,
                 dir,
                 listen,
+                inherited: listen_fd.map(inherit).transpose()?.into_iter().collect(),
                 advertise: advertise_address,
                 service_range: service_cluster_ip_range,
                 election: election.timing()?,
@@ -252,6 +259,16 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "raising the limit of open files");
     }
+}
+
+/// A copy of a listening socket that this process was started with: taking the descriptor itself
+/// over would need unsafe code.
+fn inherit(fd: RawFd) -> anyhow::Result<std::net::TcpListener> {
+    let copy = || {
+        let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+        pidfd_getfd(this, fd, PidfdGetfdFlags::empty())
+    };
+    Ok(copy().with_context(|| format!("--listen-fd {fd}"))?.into())
 }
 
 fn system_host_name() -> String {

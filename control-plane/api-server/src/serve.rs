@@ -9,6 +9,7 @@ use bulkhead_client::ElectionTiming;
 use bulkhead_store::StoreError;
 use bulkhead_store::encryption::EncryptedStore;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -36,6 +37,9 @@ pub enum ServeError {
     /// The address cannot be listened on.
     #[error("cannot listen on {0}: {1}; choose another address with --listen")]
     Listen(SocketAddr, std::io::Error),
+    /// A socket that was handed over cannot be used.
+    #[error("cannot listen on an inherited socket: {0}")]
+    Inherited(std::io::Error),
     /// The certificates cannot be used.
     #[error("{0}; `bulkhead-api-server init` makes them")]
     Tls(#[from] TlsError),
@@ -63,7 +67,7 @@ pub enum ServeError {
 }
 
 /// What a server is told when it starts.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// The cluster's directory, in which is `pki/`.
     pub dir: PathBuf,
@@ -71,6 +75,8 @@ pub struct Options {
     pub storage: Storage,
     /// The address to listen on.
     pub listen: SocketAddr,
+    /// Sockets that listen already, of another network namespace perhaps.
+    pub inherited: Vec<std::net::TcpListener>,
     /// The address at which pods and other servers reach it; that it listens on if unset.
     pub advertise: Option<IpAddr>,
     /// Where Services get their addresses from, in a cluster that is new.
@@ -83,6 +89,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    inherited: Vec<TcpListener>,
     tls: Arc<ServerConfig>,
     front: Front,
     duties: Duties,
@@ -163,9 +170,22 @@ impl Server {
     /// # Errors
     /// If that is not possible; the message says what to do.
     pub async fn open(options: Options) -> Result<Self, ServeError> {
-        let Options { dir, storage, listen: address, advertise, service_range, election } = options;
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))?;
+        let Options {
+            dir,
+            storage,
+            listen: address,
+            inherited,
+            advertise,
+            service_range,
+            election,
+        } = options;
+        let not_listening = |error| ServeError::Listen(address, error);
+        let listener = TcpListener::bind(address).await.map_err(not_listening)?;
+        let inherited = inherited.into_iter().map(|socket| {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        });
+        let inherited = inherited.collect::<std::io::Result<_>>().map_err(ServeError::Inherited)?;
         let pki = dir.join("pki");
         let tls = tls::load(&pki)?;
         let path = pki.join("ca.crt");
@@ -195,7 +215,16 @@ impl Server {
         let root_certificate = root_certificate.into();
         let duties = Duties { api, authorizer, custom, kubelets, root_certificate, pki };
         let election = storage.is_shared().then_some(election);
-        Ok(Self { listener, tls: tls.server, front, duties, election, secrets, own_service })
+        Ok(Self {
+            listener,
+            inherited,
+            tls: tls.server,
+            front,
+            duties,
+            election,
+            secrets,
+            own_service,
+        })
     }
 
     /// How secrets are encrypted.
@@ -218,29 +247,32 @@ impl Server {
         let own_service = tokio::spawn(self.own_service.clone().run());
         let leading = leader::start(self.duties, self.election);
         let tls = TlsAcceptor::from(Arc::clone(&self.tls));
-        let accept = async {
-            loop {
-                match self.listener.accept().await {
-                    Ok((stream, _)) => {
-                        let (tls, front) = (tls.clone(), self.front.clone());
-                        tokio::spawn(connection::serve(stream, tls, front));
-                    }
-                    Err(error) => {
-                        // Out of file descriptors, as a rule: some will be closed.
-                        tracing::warn!(%error, "accept");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-        };
-        tokio::select! {
-            () = accept => {}
-            () = stop => {}
+        let mut listening = JoinSet::new();
+        for listener in std::iter::once(self.listener).chain(self.inherited) {
+            listening.spawn(accept(listener, tls.clone(), self.front.clone()));
         }
+        stop.await;
+        drop(listening);
         own_service.abort();
         if let Err(error) = self.own_service.leave().await {
             tracing::warn!(%error, "leaving the Service kubernetes");
         }
         leading.stop().await;
+    }
+}
+
+/// Serves what connects, until aborted.
+async fn accept(listener: TcpListener, tls: TlsAcceptor, front: Front) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection::serve(stream, tls.clone(), front.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors, as a rule: some will be closed.
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }

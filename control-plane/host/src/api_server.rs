@@ -1,12 +1,16 @@
 //! A cluster's API server: its certificates are made once, its process is started, adopted,
 //! watched and restarted.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use bulkhead_host_api::{ApiError, ClusterName};
+use bulkhead_network::Network;
+use bulkhead_network::address::HOST;
+use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::process::Command;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -100,13 +104,14 @@ impl ApiServer {
         host: Arc<Host>,
         dir: ClusterDir,
         port: u16,
+        network: Network,
         adopted: Option<Process>,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (failed, failure) = watch::channel(None);
         let reload = Arc::new(Notify::new());
         let asks = Asks { stopped, reload: Arc::clone(&reload) };
-        let task = tokio::spawn(supervise(host, dir, port, adopted, asks, failed));
+        let task = tokio::spawn(supervise(host, dir, (port, network), adopted, asks, failed));
         Self { stop, reload, failure, task: std::sync::Mutex::new(Some(task)) }
     }
 
@@ -152,7 +157,7 @@ struct Asks {
 async fn supervise(
     host: Arc<Host>,
     dir: ClusterDir,
-    port: u16,
+    (port, network): (u16, Network),
     adopted: Option<Process>,
     mut asks: Asks,
     failed: watch::Sender<Option<String>>,
@@ -163,7 +168,10 @@ async fn supervise(
         let began = Instant::now();
         let process = match left.take() {
             Some(process) => Ok(process),
-            None => start(&host.programs.api_server, &dir, port),
+            None => match network.listen(port).await {
+                Ok(socket) => start(&host.programs.api_server, &dir, port, socket),
+                Err(error) => Err(std::io::Error::other(error)),
+            },
         };
         let message = match process {
             Ok(mut process) => loop {
@@ -194,10 +202,21 @@ async fn asked(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stop| *stop).await);
 }
 
-fn start(program: &Path, dir: &ClusterDir, port: u16) -> std::io::Result<Process> {
+/// Starts it: on the host's loopback for clients, on `socket` for the cluster's nodes and pods.
+fn start(
+    program: &Path,
+    dir: &ClusterDir,
+    port: u16,
+    socket: TcpListener,
+) -> std::io::Result<Process> {
+    const SOCKET: i32 = 3;
     let mut command = Command::new(program);
     command.arg("serve").arg("--dir").arg(dir.path());
     command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+    command.arg("--listen-fd").arg(SOCKET.to_string());
+    command.arg("--advertise-address").arg(HOST.to_string());
+    let socket = FdMapping { parent_fd: socket.into(), child_fd: SOCKET };
+    command.as_std_mut().fd_mappings(vec![socket]).map_err(std::io::Error::other)?;
     Process::start(command, dir.path(), &dir.api_server_log())
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bulkhead_host_api::{ApiError, ClusterName, ClusterPhase, ClusterStatus};
+use bulkhead_network::Network;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -23,10 +24,9 @@ use crate::api_server::{self, ApiServer};
 use crate::config::Checked;
 use crate::daemon::Host;
 use crate::fault;
-use crate::kubelet::Kubelet;
 use crate::kubelet::client::Kube;
+use crate::kubelet::{Kubelet, Services};
 use crate::memory::Memory;
-use crate::net::Network;
 use crate::node_image::keep_kernel;
 use crate::process::{self, Process};
 use crate::progress::Reporter;
@@ -251,16 +251,27 @@ impl Clusters {
             .map_err(fault::internal)??;
         progress.step("making certificates", 0, 0);
         api_server::init(&self.host, name, &dir, row.api_port).await?;
-        let network = Network::new(name);
-        network.ensure().await?;
+        let network = Network::new(name.as_str());
+        let pods = Checked::new(row.config.clone())?.pods.network();
+        let plan = self.host.network_plan(pods, row.api_port);
+        let uplink = network.ensure(&plan).await.map_err(fault::network)?;
         progress.step("starting the API server", 0, 0);
         let kube = Kube::new(row.api_port, &dir.pki()).map_err(fault::internal)?;
         let server = adopted.remove(dir.path());
-        let api_server =
-            ApiServer::start(Arc::clone(&self.host), dir.clone(), row.api_port, server);
+        let api_server = ApiServer::start(
+            Arc::clone(&self.host),
+            dir.clone(),
+            row.api_port,
+            network.clone(),
+            server,
+        );
         let ready = api_server.ready(&kube).await;
         let kubelet = match ready {
-            Ok(()) => Kubelet::start(Arc::clone(&self.host), name.clone(), &dir.pki(), kube).await,
+            Ok(()) => {
+                let network = Services::new(network.clone(), uplink);
+                Kubelet::start(Arc::clone(&self.host), name.clone(), &dir.pki(), kube, network)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let kubelet = match kubelet {
@@ -289,7 +300,7 @@ impl Clusters {
         if let Some(running) = running {
             running.stop(gently).await;
         }
-        if let Err(error) = Network::new(name).remove() {
+        if let Err(error) = Network::new(name.as_str()).remove().await {
             tracing::warn!("cluster {name}: {error}");
         }
     }

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 
 use bulkhead_host_api::{ApiError, ClusterConfig, ClusterName, IllegalName, NodeShape};
+use bulkhead_network::address::{NODES, SERVICES, UPLINKS};
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::fault;
 
@@ -16,49 +18,42 @@ pub(crate) fn cluster_name(text: &str) -> Result<ClusterName, ApiError> {
 
 /// The network that nodes' pod networks are cut from: a /16 or larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PodCidr {
-    base: u32,
-    prefix: u8,
-}
+pub(crate) struct PodCidr(Ipv4Net);
 
 impl PodCidr {
     pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
         let bad = |why: &str| fault::invalid(format!("podCidr {text:?}: {why}"));
-        let (address, prefix) =
-            text.split_once('/').ok_or_else(|| bad("not of the form 10.244.0.0/16"))?;
-        let address: Ipv4Addr = address.parse().map_err(|_| bad("not an IPv4 network"))?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad("not an IPv4 network"))?;
-        if !(8..=16).contains(&prefix) {
+        let network = match text.parse() {
+            Ok(IpNet::V4(network)) => network,
+            Ok(IpNet::V6(_)) => return Err(bad("is an IPv6 network, which is not supported")),
+            Err(_) => return Err(bad("not of the form 10.244.0.0/16")),
+        };
+        if !(8..=16).contains(&network.prefix_len()) {
             return Err(bad("its prefix must be 8 to 16 long, for a /24 per node"));
         }
-        let base = address.to_bits();
-        if base & (u32::MAX >> prefix) != 0 {
+        if network.trunc() != network {
             return Err(bad("has bits set behind its prefix"));
         }
-        if !address.is_private() {
+        if !network.addr().is_private() {
             return Err(bad("is not a private network"));
         }
-        if overlaps((base, prefix), (crate::address::NODE_NETWORK.to_bits(), 16)) {
-            return Err(bad("overlaps the nodes' network 10.88.0.0/16"));
+        for (whose, other) in [("nodes'", NODES), ("Services'", SERVICES), ("hosts'", UPLINKS)] {
+            if network.contains(&other) || other.contains(&network) {
+                return Err(bad(&format!("overlaps the {whose} network {other}")));
+            }
         }
-        Ok(Self { base, prefix })
+        Ok(Self(network))
     }
 
-    /// The first address of the /24 of the node with this index (from 1).
-    pub(crate) const fn node(self, index: u32) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.base + (index << 8))
+    /// The whole of it.
+    pub(crate) const fn network(self) -> Ipv4Net {
+        self.0
     }
-}
 
-impl std::fmt::Display for PodCidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", Ipv4Addr::from_bits(self.base), self.prefix)
+    /// The /24 of the node with this index (from 1).
+    pub(crate) fn node(self, index: u32) -> Ipv4Net {
+        Ipv4Net::new_assert(Ipv4Addr::from_bits(self.0.addr().to_bits() + (index << 8)), 24)
     }
-}
-
-const fn overlaps(a: (u32, u8), b: (u32, u8)) -> bool {
-    let shorter = if a.1 < b.1 { a.1 } else { b.1 };
-    (a.0 ^ b.0) >> (32 - shorter) == 0
 }
 
 /// A cluster's configuration, checked.
@@ -145,21 +140,24 @@ mod tests {
     #[test]
     fn the_pod_network_holds_a_24_for_every_node() {
         let cidr = PodCidr::parse("10.244.0.0/16").unwrap();
-        assert_eq!(cidr.node(1), Ipv4Addr::new(10, 244, 1, 0));
-        assert_eq!(cidr.node(MAX_NODES), Ipv4Addr::new(10, 244, 250, 0));
-        assert_eq!(cidr.to_string(), "10.244.0.0/16");
+        assert_eq!(cidr.node(1).to_string(), "10.244.1.0/24");
+        assert_eq!(cidr.node(MAX_NODES).to_string(), "10.244.250.0/24");
         for bad in [
             "10.244.0.0",
             "10.244.0.0/24",
             "10.244.0.1/16",
             "8.0.0.0/8",
             "10.88.0.0/16",
+            "10.96.0.0/16",
+            "10.213.0.0/16",
             "10.0.0.0/8",
             "x/16",
             "10.244.0.0/x",
         ] {
             assert!(PodCidr::parse(bad).is_err(), "{bad}");
         }
+        let ipv6 = PodCidr::parse("fd00::/16").unwrap_err();
+        assert!(ipv6.message.contains("is an IPv6 network, which is not supported"), "{ipv6}");
     }
 
     #[test]

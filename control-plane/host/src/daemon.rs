@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_host_api::{ApiError, HostInfo};
 use bulkhead_images::{PullOptions, Store};
+use bulkhead_network::Plan;
+use bulkhead_network::address::SERVICES;
+use ipnet::Ipv4Net;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::fault;
@@ -63,6 +66,16 @@ impl Host {
     /// How images are pulled here.
     pub(crate) fn pull_options(&self, insecure: bool) -> PullOptions {
         PullOptions { insecure, loopback: self.loopback_registries, ..PullOptions::default() }
+    }
+
+    /// The network of a cluster with these pods, and its API server at this port. What this machine takes for a loopback is another
+    /// one's: pods do not reach it.
+    pub(crate) fn network_plan(&self, pods: Ipv4Net, api_port: u16) -> Plan {
+        let loopbacks = self.loopback_registries.into_iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        Plan { pods, services: SERVICES, api_port, loopbacks: loopbacks.collect() }
     }
 
     /// The node image, copied into the home at the first call.

@@ -1,6 +1,7 @@
 //! The management API's errors, by class. A class is also an HTTP status.
 
 use bulkhead_host_api::ApiError;
+use bulkhead_network::NetError;
 use hyper::StatusCode;
 
 fn fault(reason: &str, message: impl ToString) -> ApiError {
@@ -45,6 +46,16 @@ pub(crate) fn unauthorized() -> ApiError {
 /// It failed.
 pub(crate) fn internal(message: impl ToString) -> ApiError {
     fault("InternalError", message)
+}
+
+/// A cluster's network could not be made or changed.
+#[allow(clippy::needless_pass_by_value, reason = "it is map_err's")]
+pub(crate) fn network(error: NetError) -> ApiError {
+    match error {
+        NetError::Forbidden { .. } => forbidden(error),
+        NetError::Exhausted => insufficient(error),
+        _ => internal(error),
+    }
 }
 
 /// The HTTP status of an error's class.

@@ -8,12 +8,14 @@ pub(crate) mod client;
 mod data;
 mod endpoint;
 mod events;
+mod follow;
 mod images;
 mod node;
 mod pod;
 mod pods;
 mod port_forward;
 mod resolver;
+mod services;
 mod spdy;
 mod stats;
 mod status;
@@ -32,6 +34,7 @@ use crate::daemon::Host;
 use crate::vm::Node;
 use client::Kube;
 use pods::Pods;
+pub(crate) use services::Services;
 
 /// What the parts share.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ impl Kubelet {
         cluster: ClusterName,
         pki: &Path,
         kube: Kube,
+        services: Services,
     ) -> Result<Self, ApiError> {
         let endpoint = endpoint::Endpoint::bind(pki).await?;
         let (events, postings) = events::channel();
@@ -82,11 +86,12 @@ impl Kubelet {
             pods: Pods::default(),
             measurements: stats::Measurements::default(),
         });
-        let tasks = vec![
+        let (pods, mut tasks) = services.start(&context);
+        tasks.extend([
             posting,
             tokio::spawn(endpoint.serve(Arc::clone(&context))),
-            tokio::spawn(pods::watch(Arc::clone(&context))),
-        ];
+            tokio::spawn(pods::watch(Arc::clone(&context), pods)),
+        ]);
         Ok(Self { context, tasks: Mutex::new(tasks), registrations: Mutex::default() })
     }
 

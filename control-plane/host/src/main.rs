@@ -7,7 +7,6 @@
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod api;
 mod api_server;
 mod clusters;
@@ -17,7 +16,6 @@ mod fault;
 mod home;
 mod kubelet;
 mod memory;
-mod net;
 mod node_image;
 mod process;
 mod progress;

@@ -123,7 +123,8 @@ pub struct PodAssignment {
     pub pod: serde_json::Value,
     /// The image of every container, by container name (init containers too).
     pub images: std::collections::BTreeMap<String, ContainerImage>,
-    /// The pod's address on its own network interface, if it has one.
+    /// The pod's address, if it has one: on its own network interface, or the node's for a pod with
+    /// the host's network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<std::net::Ipv4Addr>,
     /// What the pod needs of other objects. Sent again as it changes.

@@ -52,11 +52,8 @@ impl Pod {
         if self.spec.containers.is_empty() {
             return Err("pod field spec.containers: is empty".into());
         }
-        let unsupported = [
-            ("spec.hostNetwork", self.spec.host_network),
-            ("spec.hostPID", self.spec.host_pid),
-            ("spec.hostIPC", self.spec.host_ipc),
-        ];
+        let unsupported =
+            [("spec.hostPID", self.spec.host_pid), ("spec.hostIPC", self.spec.host_ipc)];
         match unsupported.iter().find(|(_, set)| *set) {
             Some((field, _)) => Err(format!("pod field {field}: not supported")),
             None => Ok(()),

@@ -66,6 +66,8 @@ pub(super) fn permits(
         (group, plural, None | Some("status")) if reads && READABLE.contains(&(group, plural)) => {
             true
         }
+        // The address that a host gives to one of type LoadBalancer.
+        ("", "services", Some("status")) => changes,
         // Whose it becomes is admission's to say.
         ("", "nodes", None) if action.verb == "create" => true,
         ("", "nodes", None) => (changes || action.verb == "delete") && own_node(),

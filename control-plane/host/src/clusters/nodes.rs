@@ -6,12 +6,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bulkhead_host_api::{ApiError, ClusterName, NodeRequest, NodeStatus};
+use bulkhead_network::NodeLink;
+use bulkhead_network::address::node_ip;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Clusters, Result, Running, json};
-use crate::address::{node_ip, node_mac};
 use crate::config::{Checked, check_shape};
 use crate::fault;
 use crate::process::{self, Process};
@@ -88,16 +89,12 @@ impl Clusters {
         progress.step(format!("booting {total} nodes"), 0, total);
         let mut waits = JoinSet::new();
         for node in nodes {
-            let ip = node_ip(node.index);
             let plan = Plan {
                 cluster: name.clone(),
                 name: node.name.clone(),
-                index: node.index,
+                link: NodeLink { index: node.index, pods: pods.node(node.index) },
                 shape: node.shape.clone(),
                 dir: self.host.home.cluster(name).node(&node.name),
-                ip,
-                mac: node_mac(ip),
-                pods: pods.node(node.index),
             };
             let process = adopted.remove(&plan.dir);
             let node = Node::start(plan, Arc::clone(&self.host), running.network.clone(), process);
@@ -105,7 +102,7 @@ impl Clusters {
                 .nodes
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(node.plan.index, Arc::clone(&node));
+                .insert(node.plan.link.index, Arc::clone(&node));
             let ready = running.kubelet.add_node(Arc::clone(&node));
             waits.spawn(async move {
                 let ready = wait_ready(&node, ready).await;

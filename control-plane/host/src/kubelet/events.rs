@@ -52,6 +52,20 @@ pub(super) fn pod(context: &Context, pod: &Value, kind: &str, reason: &str, mess
     send(context, namespace, involved, text("/spec/nodeName"), kind, reason, message);
 }
 
+/// About a Service.
+pub(super) fn service(context: &Context, service: &Value, kind: &str, reason: &str, message: &str) {
+    let text = |path: &str| service.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let namespace = text("/metadata/namespace");
+    let involved = json!({
+        "kind": "Service",
+        "apiVersion": "v1",
+        "namespace": namespace,
+        "name": text("/metadata/name"),
+        "uid": text("/metadata/uid"),
+    });
+    send(context, namespace, involved, "", kind, reason, message);
+}
+
 /// About a node.
 pub(super) fn node(context: &Context, name: &str, kind: &str, reason: &str, message: &str) {
     let involved = json!({"kind": "Node", "apiVersion": "v1", "name": name, "uid": name});

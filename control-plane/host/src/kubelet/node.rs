@@ -98,7 +98,7 @@ async fn report_up(context: &Context, node: &Node, up: &Up) -> Result<(), KubeEr
 /// The object, as first made.
 fn object(node: &Node) -> Value {
     let name = &node.plan.name;
-    let cidr = format!("{}/24", node.plan.pods);
+    let cidr = node.plan.link.pods.to_string();
     json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -135,7 +135,7 @@ fn status(context: &Context, node: &Node, up: &Up, current: &Value) -> Value {
         "capacity": resources(info.memory),
         "allocatable": resources(up.allocatable_memory()),
         "addresses": [
-            {"type": "InternalIP", "address": node.plan.ip.to_string()},
+            {"type": "InternalIP", "address": node.plan.link.ip().to_string()},
             {"type": "Hostname", "address": node.plan.name},
         ],
         "conditions": [

@@ -193,10 +193,15 @@ impl Worker {
         (until > Instant::now()).then_some(until)
     }
 
-    /// The pod's address: the one it has, or a free one.
+    /// The pod's address: the node's if it has the host's network, else the one it has, or a free one.
     fn address(&mut self) -> Result<Ipv4Addr, ApiError> {
         if let Some(ip) = self.address {
             return Ok(ip);
+        }
+        let host_network =
+            |object: &Value| object.pointer("/spec/hostNetwork") == Some(&true.into());
+        if host_network(&self.desired.borrow().object) {
+            return Ok(self.node.plan.link.ip());
         }
         let ip = self.context.pods.address(&self.context, &self.node, &self.uid)?;
         self.address = Some(ip);
@@ -206,7 +211,7 @@ impl Worker {
     /// Brings the agent's status to the API and tells of what happened to containers.
     async fn note(&mut self, object: &Value, now: &PodStatus) {
         let ip = self.address().ok();
-        let patch = status::patch(object, now, self.node.plan.ip, ip);
+        let patch = status::patch(object, now, self.node.plan.link.ip(), ip);
         if self.previous.as_ref() != Some(now) {
             for (kind, reason, message) in status::news(self.previous.as_ref(), now) {
                 events::pod(&self.context, object, kind, reason, &message);

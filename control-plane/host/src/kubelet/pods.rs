@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Context;
-use super::client::KubeError;
+use super::follow::{Told, follow};
 use super::pod;
+use super::services::{News, Sender};
 use crate::vm::{Node, NodeState, Up};
 
 /// How long to wait before a broken watch is opened again.
@@ -127,13 +128,13 @@ impl Pods {
         objects.collect()
     }
 
-    fn update(&self, context: &Arc<Context>, object: Value, gone: bool) {
+    fn update(&self, context: &Arc<Context>, object: &Arc<Value>, gone: bool) {
         let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let (uid, node) = (text("/metadata/uid").to_owned(), text("/spec/nodeName").to_owned());
         if uid.is_empty() || node.is_empty() {
             return;
         }
-        let desired = Desired { object: Arc::new(object), gone };
+        let desired = Desired { object: Arc::clone(object), gone };
         let mut entries = self.entries();
         if gone && !entries.contains_key(&uid) {
             return;
@@ -194,57 +195,38 @@ impl Pods {
         if let Some(ip) = taken.get(uid) {
             return Ok(*ip);
         }
-        let ip = crate::address::pod_ip(node.plan.pods, &taken.into_values().collect())
-            .ok_or_else(|| {
-                crate::fault::insufficient(format!(
-                    "node {} has no pod address left",
-                    node.plan.name
-                ))
-            })?;
+        let ip =
+            bulkhead_network::address::pod_ip(node.plan.link.pods, &taken.into_values().collect())
+                .ok_or_else(|| {
+                    crate::fault::insufficient(format!(
+                        "node {} has no pod address left",
+                        node.plan.name
+                    ))
+                })?;
         context.host.state.set_pod_address(&context.cluster, &node.plan.name, uid, ip)?;
         Ok(ip)
     }
 }
 
-/// Follows the API's pods until aborted.
-pub(super) async fn watch(context: Arc<Context>) {
-    loop {
-        if let Err(error) = list_and_watch(&context).await {
-            tracing::warn!(cluster = %context.cluster, "watching pods: {error}");
-        }
-        sleep(RETRY).await;
-    }
-}
-
-async fn list_and_watch(context: &Arc<Context>) -> Result<(), KubeError> {
-    let list = context.kube.get("/api/v1/pods").await?;
-    let text = |value: &Value, path: &str| {
-        value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let mut version = text(&list, "/metadata/resourceVersion");
-    let mut listed = BTreeSet::new();
-    for object in list.get("items").and_then(Value::as_array).into_iter().flatten() {
-        listed.insert(text(object, "/metadata/uid"));
-        context.pods.update(context, object.clone(), false);
-    }
-    context.pods.retain(&listed);
-    loop {
-        let path =
-            format!("/api/v1/pods?watch=true&allowWatchBookmarks=true&resourceVersion={version}");
-        let mut watch = context.kube.watch(&path).await?;
-        while let Some(event) = watch.next().await? {
-            if event.kind == "ERROR" {
-                // Most often 410: the version is too old. A list starts over.
-                return Err(KubeError::Transport(text(&event.object, "/message")));
+/// Follows the API's pods until aborted, and lets `services` know of them.
+pub(super) async fn watch(context: Arc<Context>, services: Sender) {
+    follow(&context.kube, "/api/v1/pods", |told| {
+        match &told {
+            Told::All(objects) => {
+                let uid = |object: &Arc<Value>| {
+                    object.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned)
+                };
+                let listed = objects.iter().filter_map(uid).collect();
+                for object in objects {
+                    context.pods.update(&context, object, false);
+                }
+                context.pods.retain(&listed);
             }
-            version = text(&event.object, "/metadata/resourceVersion");
-            match event.kind.as_str() {
-                "ADDED" | "MODIFIED" => context.pods.update(context, event.object, false),
-                "DELETED" => context.pods.update(context, event.object, true),
-                _ => {}
-            }
+            Told::One { object, gone } => context.pods.update(&context, object, *gone),
         }
-    }
+        services.tell(News::Pods(told));
+    })
+    .await;
 }
 
 /// Follows what a node's agents say, boot after boot, until aborted.

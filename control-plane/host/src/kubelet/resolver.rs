@@ -35,7 +35,12 @@ fn compose(pod: &Pod, host: &str) -> (String, bool) {
     if let Some(config) = &pod.spec.dns_config {
         resolver.extend(config);
     }
-    (resolver.text(), policy.starts_with("ClusterFirst"))
+    // With the host's network, `ClusterFirst` alone means the host's resolver as well.
+    let cluster = match policy {
+        "ClusterFirst" => !pod.spec.host_network,
+        policy => policy == "ClusterFirstWithHostNet",
+    };
+    (resolver.text(), cluster)
 }
 
 impl Resolver {
@@ -113,6 +118,9 @@ mod tests {
         let host = "search example.org\nnameserver 10.0.0.2\noptions ndots:1 rotate\n";
         assert_eq!(text(json!({})), (host.into(), true));
         assert_eq!(text(json!({"dnsPolicy": "Default"})), (host.into(), false));
+        assert_eq!(text(json!({"hostNetwork": true})), (host.into(), false));
+        let with = json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
+        assert_eq!(text(with), (host.into(), true));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) struct Start<'a> {
     pub(super) image: &'a NodeImage,
     pub(super) dir: &'a Path,
     pub(super) shape: &'a NodeShape,
-    pub(super) mac: &'a str,
+    pub(super) mac: String,
     pub(super) tap: OwnedFd,
 }
 
@@ -137,7 +137,7 @@ fn config(what: &Start<'_>, sockets: &SocketDir, files: &mut Files) -> Result<Vm
         nets: vec![NetConfig {
             id: "eth0".to_owned(),
             tap: FileSource::Fd(files.add(what.tap.try_clone().map_err(|e| failed(what.dir, &e))?)),
-            mac: what.mac.to_owned(),
+            mac: what.mac.clone(),
             mtu: Some(MTU),
         }],
         vsock: Some(VsockConfig {

@@ -10,7 +10,6 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -20,6 +19,8 @@ use base64::Engine as _;
 use bulkhead_agent_protocol::client::{AgentClient, ClientError};
 use bulkhead_agent_protocol::{AttachRange, NodeConfig, NodeInfo, ShutdownMode};
 use bulkhead_host_api::{ApiError, ClusterName, NodeShape};
+use bulkhead_network::address::GATEWAY;
+use bulkhead_network::{Network, NodeLink};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -27,10 +28,8 @@ use super::backoff::Backoff;
 use super::monitor::{self, End, MTU};
 use super::ranges::Ranges;
 use super::socket::SocketDir;
-use crate::address::GATEWAY;
 use crate::daemon::Host;
 use crate::fault;
-use crate::net::{Network, NodeLink};
 use crate::process::Process;
 use crate::state::RangeRow;
 
@@ -60,13 +59,9 @@ const RESERVED_MEMORY: u64 = 32 << 20;
 pub(crate) struct Plan {
     pub(crate) cluster: ClusterName,
     pub(crate) name: String,
-    pub(crate) index: u32,
+    pub(crate) link: NodeLink,
     pub(crate) shape: NodeShape,
     pub(crate) dir: PathBuf,
-    pub(crate) ip: Ipv4Addr,
-    pub(crate) mac: String,
-    /// Start of its pods' /24.
-    pub(crate) pods: Ipv4Addr,
 }
 
 /// A node's state.
@@ -290,14 +285,13 @@ impl Node {
         prepare(plan).await?;
         *self.layers.lock().await = Layers::default();
         self.host.state.clear_ranges(&plan.cluster, &plan.name)?;
-        let link = NodeLink { index: plan.index, ip: plan.ip, pods: plan.pods };
-        let tap = self.network.tap(link).await?;
+        let tap = self.network.tap(plan.link).await.map_err(fault::network)?;
         monitor::start(monitor::Start {
             program: &self.host.programs.vmm,
             image: &image,
             dir: &plan.dir,
             shape: &plan.shape,
-            mac: &plan.mac,
+            mac: plan.link.mac().to_string(),
             tap,
         })
     }
@@ -340,7 +334,7 @@ impl Node {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(NodeConfig {
             name: self.plan.name.clone(),
-            ip: Some(self.plan.ip),
+            ip: Some(self.plan.link.ip()),
             gateway: Some(GATEWAY),
             mtu: Some(MTU),
             unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),

@@ -65,7 +65,8 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         seccomp_check(context.seccomp_profile.as_ref())
             .map_err(|why| format!("spec.securityContext.{why}"))?;
         for (index, sysctl) in context.sysctls.iter().enumerate() {
-            if !namespaced_sysctl(&sysctl.name) {
+            let network = sysctl.name.starts_with("net.") && spec.host_network;
+            if !namespaced_sysctl(&sysctl.name) || network {
                 return Err(format!(
                     "spec.securityContext.sysctls[{index}]: {} is not the pod's own",
                     sysctl.name
@@ -370,6 +371,11 @@ mod tests {
                 json!({"container": {"securityContext": {
                     "appArmorProfile": {"type": "RuntimeDefault"}}}}),
                 "containers[0].securityContext.appArmorProfile",
+            ),
+            (
+                json!({"hostNetwork": true, "securityContext":
+                    {"sysctls": [{"name": "net.ipv4.ip_forward", "value": "0"}]}}),
+                "sysctls[0]",
             ),
             (json!({"container": {"name": "../c"}}), "spec.containers[0].name"),
             (json!({"container": {"name": "d"}}), "spec.containers[0].image"),

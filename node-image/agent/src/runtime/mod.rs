@@ -44,9 +44,12 @@ impl PodContext {
         &self.pod.metadata.uid
     }
 
-    /// The pod's hostname: `spec.hostname`, or its name cut to a label's length.
+    /// The pod's hostname: `spec.hostname`, or its name cut to a label's length; the node's for a
+    /// pod with the host's network.
     pub(crate) fn hostname(&self) -> &str {
-        let said = self.pod.spec.hostname.as_deref().filter(|said| !said.is_empty());
+        let spec = &self.pod.spec;
+        let said = if spec.host_network { &spec.node_name } else { &spec.hostname };
+        let said = said.as_deref().filter(|said| !said.is_empty());
         let name = said.unwrap_or(&self.pod.metadata.name);
         name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
     }

@@ -29,7 +29,7 @@ use super::{
     helper::{self, HelperRequest, Verb},
     pod_files::Directories,
     rootfs,
-    sandbox::Sandbox,
+    sandbox::{Network, Sandbox},
     seccomp,
     spec::{self, SpecInput},
     usage, users,
@@ -92,12 +92,13 @@ impl NodeRuntime {
 
     fn sandbox(&self, pod: &PodContext) -> Sandbox {
         let sysctls = pod.pod.spec.security_context.as_ref().map(|context| context.sysctls.clone());
+        let network = if pod.pod.spec.host_network { Network::Node } else { Network::Own(pod.ip) };
         let ip = pod.ip.map_or(0, u32::from);
         Sandbox {
             directory: self.directories.pod_run(pod.uid()).join("ns"),
             hostname: pod.hostname().to_owned(),
             sysctls: sysctls.unwrap_or_default(),
-            ip: pod.ip,
+            network,
             interface: format!("veth{ip:08x}"),
             mtu: self.identity.mtu(),
         }

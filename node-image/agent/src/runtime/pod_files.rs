@@ -104,8 +104,9 @@ impl Directories {
 fn hosts(pod: &PodContext) -> String {
     let spec = &pod.pod.spec;
     let hostname = pod.hostname();
-    let mut hosts = String::from(
-        "# Kubernetes-managed hosts file.\n\
+    let whose = if spec.host_network { " (host network)" } else { "" };
+    let mut hosts = format!(
+        "# Kubernetes-managed hosts file{whose}.\n\
          127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\n\

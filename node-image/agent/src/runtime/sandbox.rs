@@ -3,7 +3,8 @@
 //!
 //! The namespaces are made on a short-lived thread, which alone moves into them. With an address
 //! the pod gets a veth pair: `eth0` inside carries the /32 and leaves everything to the on-link
-//! next hop 169.254.1.1, for which the node's end answers (proxy ARP).
+//! next hop 169.254.1.1, for which the node's end answers (proxy ARP). A pod with the host's network
+//! has the node's: a namespace and an address that are there already.
 
 use std::{
     fs::{self, File},
@@ -42,6 +43,15 @@ pub(crate) enum SandboxError {
     Thread,
 }
 
+/// A pod's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The node's.
+    Node,
+    /// One of its own, with this address, or with loopback alone.
+    Own(Option<Ipv4Addr>),
+}
+
 /// What a sandbox is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Sandbox {
@@ -49,7 +59,7 @@ pub(crate) struct Sandbox {
     pub(crate) directory: PathBuf,
     pub(crate) hostname: String,
     pub(crate) sysctls: Vec<Sysctl>,
-    pub(crate) ip: Option<Ipv4Addr>,
+    pub(crate) network: Network,
     /// The node's end of the veth pair.
     pub(crate) interface: String,
     pub(crate) mtu: u32,
@@ -71,7 +81,7 @@ impl Sandbox {
             .spawn(move || done.send(sandbox.create_here()))
             .map_err(|error| SandboxError::Io("start a thread", error))?;
         result.await.map_err(|_| SandboxError::Thread)??;
-        if let Some(ip) = self.ip {
+        if let Network::Own(Some(ip)) = self.network {
             self.route_from_node(ip).await?;
         }
         Ok(())
@@ -82,7 +92,10 @@ impl Sandbox {
         let io = |what| move |error: rustix::io::Errno| SandboxError::Io(what, error.into());
         let node = File::open("/proc/thread-self/ns/net")
             .map_err(|error| SandboxError::Io("open the node's network namespace", error))?;
-        let flags = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+        let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+        if self.network != Network::Node {
+            flags |= UnshareFlags::NEWNET;
+        }
         // SAFETY: none of the flags unshares file descriptors or memory.
         unsafe { unshare_unsafe(flags) }.map_err(io("unshare namespaces"))?;
         rustix::system::sethostname(self.hostname.as_bytes()).map_err(io("set the hostname"))?;
@@ -91,11 +104,13 @@ impl Sandbox {
             fs::write(path, &sysctl.value)
                 .map_err(|error| SandboxError::Sysctl(sysctl.name.clone(), error))?;
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .map_err(|error| SandboxError::Io("start a reactor", error))?;
-        runtime.block_on(self.configure(&node))?;
+        if let Network::Own(ip) = self.network {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .map_err(|error| SandboxError::Io("start a reactor", error))?;
+            runtime.block_on(self.configure(ip, &node))?;
+        }
         fs::create_dir_all(&self.directory)
             .map_err(|error| SandboxError::Io("make the sandbox's directory", error))?;
         for kind in KINDS {
@@ -108,13 +123,13 @@ impl Sandbox {
     }
 
     /// Inside: loopback, address, default route.
-    async fn configure(&self, node: &File) -> Result<(), SandboxError> {
+    async fn configure(&self, ip: Option<Ipv4Addr>, node: &File) -> Result<(), SandboxError> {
         let handle = netlink()?;
         let up = |index| LinkUnspec::new_with_index(index).up().build();
         let lo = index_of(&handle, "lo").await?;
         let step = |what| move |error| SandboxError::Netlink(what, error);
         handle.link().set(up(lo)).execute().await.map_err(step("set lo up"))?;
-        let Some(ip) = self.ip else { return Ok(()) };
+        let Some(ip) = ip else { return Ok(()) };
         let pair = LinkVeth::new("eth0", &self.interface).mtu(self.mtu).build();
         handle.link().add(pair).execute().await.map_err(step("make a veth pair"))?;
         let peer = index_of(&handle, &self.interface).await?;

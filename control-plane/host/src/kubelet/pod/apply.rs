@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Next, RETRY, Worker, path};
-use crate::kubelet::{data, events, images, resolver, status};
+use crate::kubelet::{data, events, images, resolver, services, status};
 use crate::vm::Up;
 
 /// What the agent of one boot was given.
@@ -64,6 +64,9 @@ impl Worker {
             Ok(pod) => pod,
             Err(error) => return self.refuse(object, up, essence, &error.message).await,
         };
+        if let Some(message) = services::refused(object, self.node.plan.link.ip()) {
+            return self.refuse(object, up, essence, &message).await;
+        }
         let around = match self.surroundings(up) {
             Ok(around) => around,
             Err(message) => return later(object, &message),
@@ -154,7 +157,7 @@ impl Worker {
         let pod_ip = self.address().map_err(|error| error.to_string())?;
         Ok(Surroundings {
             pod_ip: Some(pod_ip),
-            node_ip: Some(self.node.plan.ip),
+            node_ip: Some(self.node.plan.link.ip()),
             cpus: up.info.cpus,
             memory: up.allocatable_memory(),
         })

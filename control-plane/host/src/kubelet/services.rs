@@ -1,0 +1,222 @@
+//! Brings the cluster's Services to its network: one list and watch each of Services and
+//! EndpointSlices, and the pods that are followed anyway, for their host ports.
+//!
+//! What happens at once is changed at once: all news that have come are one transaction.
+
+mod load_balancer;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_network::address;
+use bulkhead_network::services::{Catalogue, Maps};
+use bulkhead_network::{Network, Uplink};
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Context;
+use super::follow::{Told, follow};
+use load_balancer::Balanced;
+
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+
+/// How long to wait before rules are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What has changed.
+#[derive(Debug)]
+pub(super) enum News {
+    Services(Told),
+    Slices(Told),
+    Pods(Told),
+}
+
+/// The way to the task that changes the network.
+#[derive(Debug, Clone)]
+pub(super) struct Sender(UnboundedSender<News>);
+
+impl Sender {
+    pub(super) fn tell(&self, news: News) {
+        // Nobody listens when the cluster ends.
+        let _ = self.0.send(news);
+    }
+}
+
+/// A cluster's network, before its Services are brought to it.
+#[derive(Debug)]
+pub(crate) struct Services {
+    network: Network,
+    uplink: Uplink,
+}
+
+impl Services {
+    pub(crate) const fn new(network: Network, uplink: Uplink) -> Self {
+        Self { network, uplink }
+    }
+
+    /// Starts; where pods are to be told, and what to abort in the end.
+    pub(super) fn start(self, context: &Arc<Context>) -> (Sender, Vec<JoinHandle<()>>) {
+        let (sender, news) = unbounded_channel();
+        let sender = Sender(sender);
+        let watch = |path: &'static str, wrap: fn(Told) -> News| {
+            let (context, sender) = (Arc::clone(context), sender.clone());
+            tokio::spawn(async move {
+                follow(&context.kube, path, |told| sender.tell(wrap(told))).await;
+            })
+        };
+        let tasks = vec![
+            watch(SERVICES, News::Services),
+            watch(SLICES, News::Slices),
+            tokio::spawn(self.run(Arc::clone(context), news)),
+        ];
+        (sender, tasks)
+    }
+
+    async fn run(self, context: Arc<Context>, mut news: UnboundedReceiver<News>) {
+        let outside = self.uplink.cluster_address();
+        let mut state = State {
+            catalogue: Catalogue::new(context.cluster.as_str(), outside),
+            maps: Maps::default(),
+            waiting: [SERVICES, SLICES, "pods"].into(),
+            whole: false,
+            balanced: Balanced::new(self.uplink),
+        };
+        let mut settled = true;
+        loop {
+            let first = async {
+                if settled {
+                    return news.recv().await;
+                }
+                // None then, and nothing new: what could not be done is tried again.
+                timeout(RETRY, news.recv()).await.unwrap_or_default()
+            };
+            if let Some(first) = first.await {
+                state.take(first);
+            } else if news.is_closed() {
+                return;
+            }
+            while let Ok(next) = news.try_recv() {
+                state.take(next);
+            }
+            settled = state.balanced.settle(&context).await;
+            // Before everything is known, what the maps have from an earlier daemon is better.
+            if !state.waiting.is_empty() {
+                continue;
+            }
+            if let Err(error) = state.bring(&self.network).await {
+                tracing::error!(cluster = %context.cluster, "Services: {error}");
+                settled = false;
+            }
+        }
+    }
+}
+
+struct State {
+    catalogue: Catalogue,
+    maps: Maps,
+    /// What was not listed yet.
+    waiting: BTreeSet<&'static str>,
+    /// Whether the maps hold what `maps` says.
+    whole: bool,
+    balanced: Balanced,
+}
+
+impl State {
+    fn take(&mut self, news: News) {
+        let catalogue = &mut self.catalogue;
+        let of = match news {
+            News::Services(told) => {
+                self.balanced.take(&told);
+                match told {
+                    Told::All(objects) => {
+                        catalogue.retain_services(&objects);
+                        objects.iter().for_each(|object| catalogue.set_service(object));
+                        SERVICES
+                    }
+                    Told::One { object, gone: false } => return catalogue.set_service(&object),
+                    Told::One { object, gone: true } => return catalogue.remove_service(&object),
+                }
+            }
+            News::Slices(Told::All(objects)) => {
+                catalogue.retain_slices(&objects);
+                objects.iter().for_each(|object| catalogue.set_slice(object));
+                SLICES
+            }
+            News::Slices(Told::One { object, gone: false }) => return catalogue.set_slice(&object),
+            News::Slices(Told::One { object, gone: true }) => {
+                return catalogue.remove_slice(&object);
+            }
+            News::Pods(Told::All(objects)) => {
+                catalogue.retain_pods(&objects);
+                objects.iter().for_each(|object| catalogue.set_pod(object));
+                "pods"
+            }
+            News::Pods(Told::One { object, gone: false }) => return catalogue.set_pod(&object),
+            News::Pods(Told::One { object, gone: true }) => return catalogue.remove_pod(&object),
+        };
+        self.waiting.remove(of);
+    }
+
+    async fn bring(&mut self, network: &Network) -> Result<(), bulkhead_network::NetError> {
+        let transaction = if self.whole {
+            self.maps.change(self.catalogue.changes())
+        } else {
+            self.maps.replace(self.catalogue.table())
+        };
+        self.whole = false;
+        network.apply(transaction).await?;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+/// Why a pod's host ports cannot be open, if they cannot: the node has one address.
+pub(super) fn refused(pod: &Value, node: Ipv4Addr) -> Option<String> {
+    let list = |object: &Value, field: &str| {
+        object.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let spec = pod.get("spec")?;
+    ["initContainers", "containers"].iter().find_map(|field| {
+        list(spec, field).iter().enumerate().find_map(|(index, container)| {
+            list(container, "ports").iter().enumerate().find_map(|(number, port)| {
+                let ip = port.get("hostIP")?.as_str().filter(|ip| !ip.is_empty())?;
+                let why = match address::parse(ip) {
+                    Ok(ip) if ip.is_unspecified() || ip == node => return None,
+                    Ok(ip) => format!("{ip} is not the node's address, {node}"),
+                    Err(error) => error.to_string(),
+                };
+                Some(format!("pod field spec.{field}[{index}].ports[{number}].hostIP: {why}"))
+            })
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn host_ports_are_open_at_the_nodes_address_alone() {
+        let node = Ipv4Addr::new(10, 88, 0, 1);
+        let pod = |ip: &str| {
+            json!({"spec": {"containers": [{"ports": [{"containerPort": 1},
+                {"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}})
+        };
+        for good in ["", "0.0.0.0", "10.88.0.1"] {
+            assert_eq!(refused(&pod(good), node), None, "{good}");
+        }
+        assert_eq!(
+            refused(&pod("127.0.0.1"), node).unwrap(),
+            "pod field spec.containers[0].ports[1].hostIP: 127.0.0.1 is not the node's address, \
+             10.88.0.1"
+        );
+        assert!(refused(&pod("::1"), node).unwrap().contains("::1 is an IPv6 address"));
+    }
+}

@@ -1,0 +1,157 @@
+//! Connections that the kernel tracks, and the end of those that lead to where nobody is.
+//!
+//! Of a TCP connection both ends know when it ends. A UDP flow is one for as long as datagrams keep
+//! coming, and its first decided where all of them go: a resolver would ask a pod that is gone for
+//! as long as it keeps asking.
+
+use std::net::{IpAddr, SocketAddr};
+
+use futures_util::StreamExt as _;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use netlink_proto::{ConnectionHandle, sys::protocols::NETLINK_NETFILTER};
+use nix::libc::ENOENT;
+
+use crate::NetError;
+use crate::services::Flow;
+
+type Handle = ConnectionHandle<NetfilterMessage>;
+
+/// Ends UDP flows of the calling thread's network namespace.
+pub(crate) fn end(flows: &[Flow]) -> Result<(), NetError> {
+    if flows.is_empty() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetError::io("starting a thread's runtime"))?;
+    runtime.block_on(async {
+        let (connection, handle, _) = netlink_proto::new_connection(NETLINK_NETFILTER)
+            .map_err(NetError::io("opening a netlink socket"))?;
+        let connection = tokio::spawn(connection);
+        let result = end_over(&handle, flows).await;
+        connection.abort();
+        result
+    })
+}
+
+async fn end_over(handle: &Handle, flows: &[Flow]) -> Result<(), NetError> {
+    let mut stale = Vec::new();
+    let all = ask(handle, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP);
+    for attributes in all.await? {
+        let tuple = |wanted: fn(&ConntrackAttribute) -> Option<&Vec<Tuple>>| {
+            attributes.iter().find_map(wanted)
+        };
+        let original = tuple(|attribute| match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => Some(tuple),
+            _ => None,
+        });
+        let reply = tuple(|attribute| match attribute {
+            ConntrackAttribute::CtaTupleReply(tuple) => Some(tuple),
+            _ => None,
+        });
+        if let (Some(original), Some(reply)) = (original, reply)
+            && flows.iter().any(|flow| is(flow, original, reply))
+        {
+            stale.push(original.clone());
+        }
+    }
+    for tuple in stale {
+        let message = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(tuple)]);
+        match ask(handle, message, NLM_F_ACK).await {
+            // It has ended by itself.
+            Err(error) if error.is_not_there() => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tracked connection is of a flow: met elsewhere than where it is led.
+fn is(flow: &Flow, original: &[Tuple], reply: &[Tuple]) -> bool {
+    let (original, reply) = (Ends::of(original), Ends::of(reply));
+    let endpoint = SocketAddr::from(flow.endpoint);
+    original.protocol == Some(Protocol::Udp)
+        && original.destination.is_some_and(|met| met.port() == flow.port && met != endpoint)
+        && reply.source == Some(endpoint)
+}
+
+/// What a tuple says of a direction.
+#[derive(Debug, Default)]
+struct Ends {
+    protocol: Option<Protocol>,
+    source: Option<SocketAddr>,
+    destination: Option<SocketAddr>,
+}
+
+impl Ends {
+    fn of(tuple: &[Tuple]) -> Self {
+        let (mut ends, mut addresses) = (Self::default(), (None::<IpAddr>, None::<IpAddr>));
+        let mut ports = (None, None);
+        for part in tuple {
+            match part {
+                Tuple::Ip(parts) => {
+                    for part in parts {
+                        match part {
+                            IPTuple::SourceAddress(address) => addresses.0 = Some(*address),
+                            IPTuple::DestinationAddress(address) => addresses.1 = Some(*address),
+                            _ => {}
+                        }
+                    }
+                }
+                Tuple::Proto(parts) => {
+                    for part in parts {
+                        match part {
+                            ProtoTuple::Protocol(protocol) => ends.protocol = Some(*protocol),
+                            ProtoTuple::SourcePort(port) => ports.0 = Some(*port),
+                            ProtoTuple::DestinationPort(port) => ports.1 = Some(*port),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        ends.source = addresses.0.zip(ports.0).map(SocketAddr::from);
+        ends.destination = addresses.1.zip(ports.1).map(SocketAddr::from);
+        ends
+    }
+}
+
+/// Sends a message; the attributes of every connection that is answered with.
+async fn ask(
+    handle: &Handle,
+    message: ConntrackMessage,
+    flags: u16,
+) -> Result<Vec<Vec<ConntrackAttribute>>, NetError> {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+    let mut message = NetlinkMessage::from(NetfilterMessage::new(header, message));
+    message.header.flags = NLM_F_REQUEST | flags;
+    let failed = |source| NetError::io("asking for tracked connections")(source);
+    let mut answers = handle
+        .request(message, netlink_proto::sys::SocketAddr::new(0, 0))
+        .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+    let mut connections = Vec::new();
+    while let Some(answer) = answers.next().await {
+        match answer.payload {
+            NetlinkPayload::InnerMessage(NetfilterMessage {
+                inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
+                ..
+            }) => connections.push(attributes),
+            NetlinkPayload::Error(error) if error.raw_code() == -ENOENT => {
+                return Err(failed(std::io::ErrorKind::NotFound.into()));
+            }
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(failed(error.to_io()));
+            }
+            _ => {}
+        }
+    }
+    Ok(connections)
+}

@@ -1,0 +1,173 @@
+//! A cluster's network, as its host makes and enforces it.
+//!
+//! Every cluster has a network namespace of its own on the host, so that all of them use the same
+//! addresses ([`address`]) and none reaches another. In it there is a tap per node, handed to the
+//! node's monitor, and `uplink`, a veth whose other end is in the host's own namespace:
+//!
+//! ```text
+//!   host's namespace          cluster's namespace (bulkhead-NAME)            node (VM)
+//!   eth0 ── routes ── bh-N ═══ uplink ── routes ┬─ tap1  ═══════════ eth0 ┬─ veth ── pod
+//!           bulkhead-N (nft)            bulkhead └─ tap2  ═══ …            └─ veth ── pod
+//! ```
+//!
+//! A node sends everything of its pods to its tap, even what is for a pod next door, and the
+//! namespace's kernel routes it. So what is allowed is said once, here, in nftables ([`rules`]):
+//!
+//! - on each tap, before anything else looks at a frame: its MAC and its source address are the
+//!   node's, or it is dropped;
+//! - between taps and to the uplink: what pods may reach;
+//! - in the host's namespace: what a cluster may reach there, which is the world outside and
+//!   neither the host nor another cluster.
+//!
+//! A set of rules is changed as one transaction: packets see the old rules or the new, never none.
+//! Everything here may be done twice, which is how a daemon repairs what an earlier one left half
+//! made.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+mod conntrack;
+mod error;
+mod links;
+mod namespace;
+mod nft;
+pub mod rules;
+pub mod services;
+mod uplink;
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+use ipnet::Ipv4Net;
+
+pub use address::NodeLink;
+pub use error::NetError;
+use namespace::Namespace;
+pub use uplink::Uplink;
+
+/// What a cluster's network is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Pods' addresses; every node's are cut from it.
+    pub pods: Ipv4Net,
+    /// Services' addresses.
+    pub services: Ipv4Net,
+    /// The port of the API server on [`address::HOST`].
+    pub api_port: u16,
+    /// Addresses outside that are a machine's loopback in truth, as QEMU's user network has one:
+    /// no pod reaches them.
+    pub loopbacks: Vec<std::net::Ipv4Addr>,
+}
+
+/// A cluster's network.
+#[derive(Debug, Clone)]
+pub struct Network {
+    namespace: Namespace,
+}
+
+impl Network {
+    /// The network of the cluster of that name, which need not be there.
+    #[must_use]
+    pub fn new(cluster: &str) -> Self {
+        Self { namespace: Namespace::new(&format!("bulkhead-{cluster}")) }
+    }
+
+    /// Makes what is missing of it, and puts its rules in force.
+    ///
+    /// # Errors
+    /// Without the privileges or programs that it takes; the message names them.
+    pub async fn ensure(&self, plan: &Plan) -> Result<Uplink, NetError> {
+        self.namespace.ensure().await?;
+        let host = namespace::current()?;
+        let own = plan.clone();
+        let _lock = namespace::on_a_thread(uplink::lock).await?;
+        // The rules first: nothing passes before they stand.
+        let uplink = self
+            .namespace
+            .enter(move || {
+                nft::run(&rules::cluster(&own))?;
+                links::unreachable(&[own.pods, address::NODES])?;
+                let uplink = Uplink::ensure(&host)?;
+                nft::run(&rules::node_address(uplink.cluster_address()))?;
+                Ok(uplink)
+            })
+            .await?;
+        let loopbacks = plan.loopbacks.clone();
+        namespace::on_a_thread(move || {
+            uplink.ensure_outside()?;
+            nft::run(&rules::host(uplink, &loopbacks))?;
+            uplink::remove_stale_rules()
+        })
+        .await?;
+        Ok(uplink)
+    }
+
+    /// Makes a node's tap, which only the node's own frames pass; its file, for the monitor. The
+    /// tap lives as long as the file is open anywhere.
+    ///
+    /// # Errors
+    /// Without the privileges that it takes, or while another has the tap.
+    pub async fn tap(&self, link: NodeLink) -> Result<OwnedFd, NetError> {
+        self.namespace
+            .enter(move || {
+                let name = link.tap();
+                let tap = bulkhead_vmm_api::tap::open(&name)
+                    .map_err(NetError::io(format!("making the tap {name}")))?;
+                // Before it is up, so that no frame passes unchecked.
+                nft::run(&rules::tap(&link))?;
+                links::configure_tap(&link)?;
+                Ok(tap)
+            })
+            .await
+    }
+
+    /// Changes where Services lead, all of the transaction or nothing; then ends the flows that it
+    /// ends.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn apply(&self, transaction: services::Transaction) -> Result<(), NetError> {
+        if transaction == services::Transaction::default() {
+            return Ok(());
+        }
+        self.namespace
+            .enter(move || {
+                if !transaction.script.is_empty() {
+                    nft::run(&transaction.script)?;
+                }
+                conntrack::end(&transaction.ended)
+            })
+            .await
+    }
+
+    /// Listens on the host's address in the cluster, where nodes and pods reach it.
+    ///
+    /// # Errors
+    /// If the port is in use there.
+    pub async fn listen(&self, port: u16) -> Result<TcpListener, NetError> {
+        self.namespace
+            .enter(move || {
+                TcpListener::bind((address::HOST, port))
+                    .map_err(NetError::io(format!("listening on port {port} for pods")))
+            })
+            .await
+    }
+
+    /// Removes it; fine if it is not there. Taps in it go when their monitors end.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub async fn remove(&self) -> Result<(), NetError> {
+        let uplink = match self.namespace.enter(Uplink::find).await {
+            Ok(uplink) => uplink,
+            Err(error) if error.is_not_there() => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(uplink) = uplink {
+            let _lock = namespace::on_a_thread(uplink::lock).await?;
+            self.namespace.enter(links::remove_uplink).await?;
+            namespace::on_a_thread(move || nft::run(&rules::no_host(uplink))).await?;
+        }
+        self.namespace.remove()
+    }
+}

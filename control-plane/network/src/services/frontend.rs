@@ -1,0 +1,102 @@
+//! Where a Service is met, and where it leads.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// A transport protocol that Services can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Kubernetes' name of it; TCP where an object does not say.
+    pub(crate) fn parse(text: Option<&str>) -> Option<Self> {
+        match text {
+            None | Some("TCP") => Some(Self::Tcp),
+            Some("UDP") => Some(Self::Udp),
+            Some("SCTP") => Some(Self::Sctp),
+            Some(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// Where connections are met. Prints as an element's key in its map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Frontend {
+    /// At an address, from wherever.
+    Address(Ipv4Addr, Protocol, u16),
+    /// At an address, from one node and its pods: the node's index.
+    FromNode(u32, Ipv4Addr, Protocol, u16),
+    /// At every node's address.
+    NodePort(Protocol, u16),
+}
+
+impl Frontend {
+    /// Its protocol and port.
+    #[must_use]
+    pub const fn port(&self) -> (Protocol, u16) {
+        match *self {
+            Self::Address(_, protocol, port)
+            | Self::FromNode(_, _, protocol, port)
+            | Self::NodePort(protocol, port) => (protocol, port),
+        }
+    }
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip, protocol, port) => write!(f, "{ip} . {protocol} . {port}"),
+            Self::FromNode(node, ip, protocol, port) => {
+                write!(f, "{node} . {ip} . {protocol} . {port}")
+            }
+            Self::NodePort(protocol, port) => write!(f, "{protocol} . {port}"),
+        }
+    }
+}
+
+/// Where connections are led.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backends {
+    endpoints: Vec<SocketAddrV4>,
+    affinity: Option<u32>,
+}
+
+impl Backends {
+    /// To these endpoints, in whatever order and each once; for `affinity` seconds after its last
+    /// connection a client is led to the same.
+    #[must_use]
+    pub fn new(mut endpoints: Vec<SocketAddrV4>, affinity: Option<u32>) -> Self {
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        Self { endpoints, affinity }
+    }
+
+    /// In order, each once.
+    #[must_use]
+    pub fn endpoints(&self) -> &[SocketAddrV4] {
+        &self.endpoints
+    }
+
+    /// For how many seconds a client sticks to an endpoint.
+    #[must_use]
+    pub const fn affinity(&self) -> Option<u32> {
+        self.affinity
+    }
+}

@@ -1,0 +1,296 @@
+//! Services between nodes with kernels: who answers at their addresses, and whom they see.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+
+use bulkhead_network::address::{HOST, node_ip};
+use bulkhead_network::services::{Catalogue, Maps};
+use serde_json::{Value, json};
+use support::guest::{Guest, Pod, connect_from_host, parse};
+use support::{Cluster, LIMIT, in_namespace, isolated};
+
+const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// A cluster's Services, as its daemon keeps them.
+struct Services<'a> {
+    cluster: &'a Cluster,
+    catalogue: Catalogue,
+    maps: Maps,
+}
+
+impl<'a> Services<'a> {
+    async fn new(cluster: &'a Cluster) -> Self {
+        let catalogue = Catalogue::new("a", cluster.uplink.cluster_address());
+        let mut this = Self { cluster, catalogue, maps: Maps::default() };
+        let transaction = this.maps.replace(BTreeMap::new());
+        cluster.network.apply(transaction).await.unwrap();
+        this
+    }
+
+    async fn apply(&mut self) {
+        let transaction = self.maps.change(self.catalogue.changes());
+        self.cluster.network.apply(transaction).await.unwrap();
+    }
+
+    async fn service(&mut self, spec: Value) {
+        let mut spec = spec;
+        spec["clusterIP"] = json!(SERVICE_IP.to_string());
+        self.catalogue.set_service(
+            &json!({"metadata": {"namespace": "default", "name": "web"}, "spec": spec}),
+        );
+        self.apply().await;
+    }
+
+    async fn slice(&mut self, ports: Value, endpoints: Vec<Value>) {
+        self.catalogue.set_slice(&json!({
+            "metadata": {"namespace": "default", "name": "web-1",
+                         "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+        }));
+        self.apply().await;
+    }
+}
+
+fn endpoint(pod: &Pod, node: u32) -> Value {
+    json!({"addresses": [pod.ip.to_string()], "nodeName": format!("a-{node}"),
+           "conditions": {"ready": true}})
+}
+
+fn unready(pod: &Pod, node: u32, draining: bool) -> Value {
+    json!({"addresses": [pod.ip.to_string()], "nodeName": format!("a-{node}"),
+           "conditions": {"ready": false, "serving": draining, "terminating": draining}})
+}
+
+/// Who answers within so many connections.
+fn askers(client: &Pod, ip: Ipv4Addr, port: u16) -> BTreeSet<String> {
+    (0..40).map(|_| client.ask(ip, port).0).collect()
+}
+
+fn names<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<String> {
+    pods.into_iter().map(|pod| pod.namespace.clone()).collect()
+}
+
+#[test]
+fn a_service_leads_to_its_pods_and_they_see_who_asks() {
+    isolated("a_service_leads_to_its_pods_and_they_see_who_asks", async || {
+        let cluster = Cluster::new("a").await;
+        let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+        let (client, near, far) = (one.pod(2), one.pod(3), two.pod(4));
+        near.serve(8080);
+        far.serve(8080);
+        far.serve(8081);
+        assert_eq!(
+            client.ask(far.ip, 8080),
+            (far.namespace.clone(), client.ip.into()),
+            "without NAT"
+        );
+        assert_eq!(client.ask(near.ip, 8080), (near.namespace.clone(), client.ip.into()));
+
+        let mut services = Services::new(&cluster).await;
+        services
+            .service(json!({"ports": [
+                {"name": "http", "port": 80, "protocol": "TCP"},
+                {"name": "admin", "port": 81, "protocol": "TCP"},
+            ]}))
+            .await;
+        let refused = client.connect(SERVICE_IP, 80).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "no endpoints");
+
+        services
+            .slice(
+                json!([{"name": "http", "port": 8080}, {"name": "admin", "port": 8081}]),
+                vec![endpoint(&near, 1), endpoint(&far, 2)],
+            )
+            .await;
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&near, &far]));
+        assert_eq!(client.ask(SERVICE_IP, 80).1, client.ip);
+        // Ports are looked up by name; nobody listens on the second at `near`.
+        let answered = (0..20).find_map(|_| client.connect(SERVICE_IP, 81).ok()).unwrap();
+        assert_eq!(answered.who.0, far.namespace);
+        assert!(client.connect(SERVICE_IP, 82).is_err(), "a port that it does not have");
+
+        // An endpoint of its own, its node, and a client that is the node.
+        services.slice(json!([{"name": "http", "port": 8080}]), vec![endpoint(&near, 1)]).await;
+        assert_eq!(near.ask(SERVICE_IP, 80), (near.namespace.clone(), HOST.into()), "hairpin");
+        assert_eq!(one.itself().ask(SERVICE_IP, 80).0, near.namespace);
+        one.itself().serve(8080);
+        services
+            .slice(json!([{"name": "http", "port": 8080}]), vec![endpoint(&one.itself(), 1)])
+            .await;
+        assert_eq!(client.ask(SERVICE_IP, 80).0, one.namespace());
+        assert_eq!(two.pod(9).ask(SERVICE_IP, 80).0, one.namespace());
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_not_ready_gets_no_new_connection_and_keeps_the_old() {
+    isolated(
+        "an_endpoint_that_is_not_ready_gets_no_new_connection_and_keeps_the_old",
+        async || {
+            let cluster = Cluster::new("a").await;
+            let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+            let (client, a, b) = (one.pod(2), two.pod(3), two.pod(4));
+            a.serve(80);
+            b.serve(80);
+            let ports = || json!([{"name": "", "port": 80}]);
+            let mut services = Services::new(&cluster).await;
+            services.service(json!({"ports": [{"port": 80}]})).await;
+            services.slice(ports(), vec![endpoint(&a, 2), endpoint(&b, 2)]).await;
+            let mut open = loop {
+                let connection = client.connect(SERVICE_IP, 80).unwrap();
+                if connection.who.0 == a.namespace {
+                    break connection;
+                }
+            };
+
+            services.slice(ports(), vec![unready(&a, 2, false), endpoint(&b, 2)]).await;
+            assert_eq!(askers(&client, SERVICE_IP, 80), names([&b]));
+            assert!(open.echoes());
+
+            // One that drains serves where nobody else does.
+            services.slice(ports(), vec![unready(&a, 2, true), unready(&b, 2, false)]).await;
+            assert_eq!(askers(&client, SERVICE_IP, 80), names([&a]));
+            services.slice(ports(), vec![]).await;
+            assert!(client.connect(SERVICE_IP, 80).is_err());
+
+            // A new daemon, which knows nothing of what the maps hold.
+            let mut again = Services::new(&cluster).await;
+            again.service(json!({"ports": [{"port": 80}]})).await;
+            again.slice(ports(), vec![endpoint(&a, 2)]).await;
+            let transaction = Maps::default().replace(again.catalogue.table());
+            cluster.network.ensure(&support::plan()).await.unwrap();
+            cluster.network.apply(transaction).await.unwrap();
+            assert_eq!(askers(&client, SERVICE_IP, 80), names([&a]));
+            assert!(open.echoes());
+        },
+    );
+}
+
+#[test]
+fn node_ports_are_open_at_every_node_and_at_the_hosts_end() {
+    isolated("node_ports_are_open_at_every_node_and_at_the_hosts_end", async || {
+        let cluster = Cluster::new("a").await;
+        let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+        let (client, a, b) = (one.pod(2), one.pod(3), two.pod(3));
+        a.serve(80);
+        b.serve(80);
+        let outside = cluster.uplink.cluster_address();
+        let host =
+            |port: u16| connect_from_host((outside, port).into()).map(|connection| connection.who);
+        let mut services = Services::new(&cluster).await;
+        let spec = |policy: &str| {
+            json!({"type": "NodePort", "externalTrafficPolicy": policy,
+                   "ports": [{"port": 80, "nodePort": 30080}]})
+        };
+        services.service(spec("Cluster")).await;
+        services
+            .slice(json!([{"name": "", "port": 80}]), vec![endpoint(&a, 1), endpoint(&b, 2)])
+            .await;
+        assert_eq!(askers(&client, node_ip(2), 30080), names([&a, &b]));
+        let from_host: BTreeSet<_> = (0..40).map(|_| host(30080).unwrap().0).collect();
+        assert_eq!(from_host, names([&a, &b]));
+        assert_eq!(host(30080).unwrap().1, cluster.uplink.host_address(), "its own address");
+        assert!(host(30081).is_err(), "a port that nobody has");
+
+        services.service(spec("Local")).await;
+        assert_eq!(askers(&client, node_ip(2), 30080), names([&b]));
+        services.slice(json!([{"name": "", "port": 80}]), vec![endpoint(&a, 1)]).await;
+        assert!(client.connect(node_ip(2), 30080).is_err(), "no pod of it is there");
+        assert_eq!(host(30080).unwrap().0, a.namespace);
+    });
+}
+
+#[test]
+fn a_client_sticks_to_its_endpoint_for_as_long_as_that_lives() {
+    isolated("a_client_sticks_to_its_endpoint_for_as_long_as_that_lives", async || {
+        let cluster = Cluster::new("a").await;
+        let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+        let pods = [two.pod(3), two.pod(4), two.pod(5)];
+        for pod in &pods {
+            pod.serve(80);
+        }
+        let clients: Vec<_> = (10..18).map(|host| one.pod(host)).collect();
+        let mut services = Services::new(&cluster).await;
+        services
+            .service(json!({
+                "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
+                "ports": [{"port": 80}],
+            }))
+            .await;
+        let ports = || json!([{"name": "", "port": 80}]);
+        services.slice(ports(), pods[..2].iter().map(|pod| endpoint(pod, 2)).collect()).await;
+        let mut stuck = BTreeMap::new();
+        for client in &clients {
+            let answered = askers(client, SERVICE_IP, 80);
+            assert_eq!(answered.len(), 1, "{answered:?}");
+            stuck.insert(client.ip, answered);
+        }
+        let all: BTreeSet<_> = stuck.values().flatten().cloned().collect();
+        assert_eq!(all, names(&pods[..2]), "clients are spread");
+
+        // More endpoints move nobody; fewer move those whose endpoint went.
+        services.slice(ports(), pods.iter().map(|pod| endpoint(pod, 2)).collect()).await;
+        for client in &clients {
+            assert_eq!(&askers(client, SERVICE_IP, 80), &stuck[&client.ip]);
+        }
+        services.slice(ports(), pods[1..].iter().map(|pod| endpoint(pod, 2)).collect()).await;
+        for client in &clients {
+            let answered = askers(client, SERVICE_IP, 80);
+            assert_eq!(answered.len(), 1, "{answered:?}");
+            let kept = stuck[&client.ip] == names([&pods[1]]);
+            assert!(!kept || answered == stuck[&client.ip]);
+            assert!(answered != names([&pods[0]]));
+        }
+    });
+}
+
+#[test]
+fn local_traffic_stays_on_the_clients_node() {
+    isolated("local_traffic_stays_on_the_clients_node", async || {
+        let cluster = Cluster::new("a").await;
+        let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+        let (a, b) = (one.pod(3), two.pod(3));
+        a.serve(80);
+        b.serve(80);
+        let mut services = Services::new(&cluster).await;
+        services.service(json!({"internalTrafficPolicy": "Local", "ports": [{"port": 80}]})).await;
+        let ports = || json!([{"name": "", "port": 80}]);
+        services.slice(ports(), vec![endpoint(&a, 1), endpoint(&b, 2)]).await;
+        assert_eq!(askers(&one.pod(2), SERVICE_IP, 80), names([&a]));
+        assert_eq!(askers(&two.pod(2), SERVICE_IP, 80), names([&b]));
+        services.slice(ports(), vec![endpoint(&a, 1)]).await;
+        assert!(two.itself().connect(SERVICE_IP, 80).is_err());
+    });
+}
+
+#[test]
+fn datagrams_do_not_go_on_to_an_endpoint_that_is_gone() {
+    isolated("datagrams_do_not_go_on_to_an_endpoint_that_is_gone", async || {
+        let cluster = Cluster::new("a").await;
+        let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+        let (client, a, b) = (one.pod(2), two.pod(3), two.pod(4));
+        let (at_a, at_b): (SocketAddrV4, SocketAddrV4) = (a.serve_udp(53), b.serve_udp(53));
+        assert_eq!((at_a.port(), at_b.port()), (53, 53));
+        let mut services = Services::new(&cluster).await;
+        services.service(json!({"ports": [{"port": 53, "protocol": "UDP"}]})).await;
+        let ports = || json!([{"name": "", "port": 53, "protocol": "UDP"}]);
+        services.slice(ports(), vec![endpoint(&a, 2)]).await;
+
+        // One flow, as a resolver's is that keeps its port.
+        let socket = in_namespace(&client.namespace, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let ask = || {
+            socket.send_to(b"who?", (SERVICE_IP, 53)).unwrap();
+            let mut buffer = [0; 100];
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, (SERVICE_IP, 53).into());
+            parse(&String::from_utf8_lossy(&buffer[..length])).0
+        };
+        assert_eq!(ask(), a.namespace);
+        services.slice(ports(), vec![endpoint(&b, 2)]).await;
+        assert_eq!(ask(), b.namespace);
+    });
+}
