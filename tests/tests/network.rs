@@ -1,0 +1,271 @@
+//! The network of pods: who reaches whom, and by which addresses; and what root in a node cannot
+//! do about it.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use bulkhead_tests::{Cluster, Home, Kubectl, Outcome, until};
+use serde_json::{Value, json};
+
+const IMAGE: &str = "localhost/busybox:test";
+
+/// Serves its own name and who asks, at this port.
+fn server(port: u16) -> String {
+    format!(
+        "mkdir -p /www/cgi-bin; cd /www/cgi-bin
+         printf '#!/bin/sh\\necho; echo $NAME $REMOTE_ADDR\\n' >who; chmod +x who
+         exec httpd -f -p 0.0.0.0:{port} -h /www"
+    )
+}
+
+/// A pod on a node that serves.
+fn pod(name: &str, node: &str, port: u16, spec: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "containers": [{
+                "name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
+                "command": ["sh", "-c", server(port)],
+                "env": [{"name": "NAME", "value": name}],
+            }],
+        },
+    });
+    if let (Some(into), Value::Object(from)) = (pod["spec"].as_object_mut(), spec) {
+        into.extend(from);
+    }
+    pod
+}
+
+/// Runs a script in a pod's container.
+fn exec(kubectl: &Kubectl, pod: &str, script: &str) -> Outcome {
+    kubectl.run(&["exec", pod, "--", "sh", "-c", script])
+}
+
+/// Who answers `pod` at an address, and as whom they see it.
+#[track_caller]
+fn ask(kubectl: &Kubectl, pod: &str, at: &str) -> (String, String) {
+    let url = format!("timeout 10 wget -qO- http://{at}/cgi-bin/who");
+    // The server may have just started.
+    let answer = until(&format!("{pod} asks {at}"), Duration::from_secs(60), || {
+        let outcome = exec(kubectl, pod, &url);
+        if outcome.stdout.is_empty() { Err(outcome.stderr) } else { Ok(outcome.stdout) }
+    });
+    let (name, peer) = answer.trim().split_once(' ').unwrap_or_else(|| panic!("{answer:?}"));
+    (name.to_owned(), peer.to_owned())
+}
+
+#[track_caller]
+fn ip_of(kubectl: &Kubectl, pod: &str) -> String {
+    kubectl.wait_phase(pod, "Running")["status"]["podIP"].as_str().unwrap().to_owned()
+}
+
+fn run(command: &str) -> String {
+    Outcome::of(Command::new("sh").args(["-euc", command])).ok()
+}
+
+/// The cluster's address as its host sees it: what its uplink has.
+fn outside_address(cluster: &Cluster<'_>) -> String {
+    let line = run(&format!("ip -n bulkhead-{} -o -4 addr show dev uplink", cluster.name));
+    let address = line.split_whitespace().nth(3).unwrap();
+    address.split('/').next().unwrap().to_owned()
+}
+
+/// A machine beside the host, gone when dropped.
+struct Outside;
+
+impl Outside {
+    const ADDRESS: &'static str = "192.0.2.1";
+
+    fn new() -> Self {
+        run("ip netns add test-outside
+             ip link add test-outside type veth peer name eth0 netns test-outside
+             ip addr add 192.0.2.2/30 dev test-outside; ip link set test-outside up
+             ip -n test-outside addr add 192.0.2.1/30 dev eth0
+             ip -n test-outside link set eth0 up");
+        Self
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        drop(Outcome::of(Command::new("ip").args(["netns", "delete", "test-outside"])));
+    }
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn pods_services_and_the_world_reach_each_other() {
+    let home = Home::new();
+    let cluster = home.cluster("net", 2);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&pod("a", "net-1", 8080, json!({})));
+    kubectl.apply(&pod("b", "net-1", 8080, json!({})));
+    let mut open = pod("c", "net-2", 8080, json!({}));
+    open["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080, "hostPort": 8082}]);
+    kubectl.apply(&open);
+    kubectl.apply(&pod("host", "net-2", 8081, json!({"hostNetwork": true})));
+    let [a, b, c, node] = ["a", "b", "c", "host"].map(|name| ip_of(&kubectl, name));
+    let host = kubectl.pod("host");
+    assert_eq!(host["status"]["hostIP"], node.as_str(), "{host:#}");
+
+    for (from, to, at) in [("a", "c", &c), ("c", "a", &a), ("a", "b", &b), ("b", "a", &a)] {
+        let address = kubectl.pod(from)["status"]["podIP"].as_str().unwrap().to_owned();
+        let answer = ask(&kubectl, from, &format!("{at}:8080"));
+        assert_eq!(answer, (to.to_owned(), address), "{from} to {to}");
+    }
+    assert_eq!(ask(&kubectl, "a", &format!("{node}:8081")), ("host".to_owned(), a.clone()));
+    assert_eq!(ask(&kubectl, "host", &format!("{a}:8080")), ("a".to_owned(), node.clone()));
+    assert_eq!(
+        ask(&kubectl, "a", &format!("{node}:8082")),
+        ("c".to_owned(), a.clone()),
+        "hostPort"
+    );
+
+    // The world outside sees the host.
+    let outside = Outside::new();
+    let script = server(80).replace("/www", "/tmp/test-outside");
+    let mut web = Command::new("ip")
+        .args(["netns", "exec", "test-outside", "busybox", "sh", "-c"])
+        .arg(script.replace("exec httpd", "exec busybox httpd").replace("$NAME", "world"))
+        .spawn()
+        .unwrap();
+    assert_eq!(ask(&kubectl, "a", Outside::ADDRESS), ("world".to_owned(), "192.0.2.2".to_owned()));
+    web.kill().unwrap();
+    web.wait().unwrap();
+    drop((outside, run("rm -rf /tmp/test-outside")));
+
+    // Services, with endpoints by hand.
+    kubectl.apply(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"type": "LoadBalancer", "ports": [{"name": "http", "port": 80}]},
+    }));
+    let endpoints = |ips: &[&str]| {
+        let endpoint = |ip: &&str| json!({"addresses": [ip], "conditions": {"ready": true}});
+        kubectl.apply(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+            "endpoints": ips.iter().map(endpoint).collect::<Vec<_>>(),
+        }));
+    };
+    endpoints(&[c.as_str()]);
+    let service = until("an address of the host", Duration::from_secs(30), || {
+        let service = kubectl.run(&["get", "service", "web", "-o", "json"]).json();
+        let given = service["status"]["loadBalancer"]["ingress"][0]["ip"].is_string();
+        if given { Ok(service) } else { Err(format!("{service:#}")) }
+    });
+    let cluster_ip = service["spec"]["clusterIP"].as_str().unwrap();
+    let node_port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    let balanced = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap();
+    assert_eq!(ask(&kubectl, "a", cluster_ip), ("c".to_owned(), a.clone()));
+    assert_eq!(ask(&kubectl, "host", cluster_ip), ("c".to_owned(), "10.88.255.254".to_owned()));
+    assert_eq!(ask(&kubectl, "c", cluster_ip).0, "c", "hairpin");
+    for at in [format!("{node}:{node_port}"), balanced.to_owned()] {
+        assert_eq!(ask(&kubectl, "b", &at), ("c".to_owned(), b.clone()), "{at}");
+    }
+    for at in [format!("{}:{node_port}", outside_address(&cluster)), balanced.to_owned()] {
+        let answer = run(&format!("busybox timeout 10 busybox wget -qO- http://{at}/cgi-bin/who"));
+        assert!(answer.starts_with("c "), "{at}: {answer}");
+    }
+    endpoints(&[b.as_str()]);
+    until("the endpoint changes", Duration::from_secs(10), || {
+        let answer = ask(&kubectl, "a", cluster_ip);
+        if answer.0 == "b" { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+
+    // The API, by its Service. It has no cipher in common with busybox, and says so: an alert is an answer.
+    let version = exec(
+        &kubectl,
+        "a",
+        "timeout 10 wget -qO- --no-check-certificate https://10.96.0.1/version",
+    );
+    assert!(version.stderr.contains("TLS error from peer (alert code 40)"), "{version:?}");
+
+    // A daemon that dies and comes back changes nothing, and takes up what changed meanwhile.
+    let rules = || run("ip netns exec bulkhead-net nft list ruleset");
+    let before = rules();
+    let processes = home.processes();
+    let daemon = processes.iter().find(|line| line.contains("bulkhead-host")).unwrap();
+    run(&format!("kill -9 {}", daemon.split(' ').next().unwrap()));
+    assert_eq!(rules(), before);
+    endpoints(&[c.as_str()]);
+    home.run(&["cluster", "list"]).ok();
+    until("the endpoint changes", Duration::from_secs(30), || {
+        let answer = ask(&kubectl, "a", cluster_ip);
+        if answer.0 == "c" { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn root_in_a_node_loosens_nothing() {
+    let home = Home::new();
+    let cluster = home.cluster("jail", 2);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    let mut root = pod("root", "jail-1", 8080, json!({"hostNetwork": true}));
+    root["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+    kubectl.apply(&root);
+    kubectl.apply(&pod("own", "jail-1", 8081, json!({})));
+    kubectl.apply(&pod("victim", "jail-2", 8080, json!({})));
+    kubectl.apply(&pod("friend", "jail-2", 8080, json!({})));
+    let [own, victim, friend] = ["own", "victim", "friend"].map(|name| ip_of(&kubectl, name));
+    ask(&kubectl, "root", &format!("{victim}:8080"));
+    ask(&kubectl, "root", &format!("{friend}:8080"));
+
+    // Another's address: from a pod of its own node it works, from that of another it does not.
+    let neighbours = run("ip -n bulkhead-jail neigh");
+    let from = |ip: &str| {
+        let script = format!(
+            "ip addr add {ip}/32 dev lo; ip route add {victim}/32 via 169.254.1.1 dev eth0 onlink src {ip}
+             timeout 3 wget -qO- http://{victim}:8080/cgi-bin/who; done=$?
+             ip route del {victim}/32; ip addr del {ip}/32 dev lo; exit $done"
+        );
+        exec(&kubectl, "root", &script)
+    };
+    let mine = own.rsplit_once('.').unwrap().0.to_owned() + ".77";
+    assert_eq!(from(&mine).stdout.trim(), format!("victim {mine}"));
+    for spoofed in [&friend, "10.88.0.2", "10.96.0.1", "169.254.1.2", "192.0.2.9"] {
+        let answer = from(spoofed);
+        assert_eq!(answer.stdout, "", "as {spoofed}");
+    }
+    let mac = "ip link set eth0 address 02:00:00:00:00:99 && timeout 3 wget -qO- http://VICTIM:8080/cgi-bin/who;
+         ip link set eth0 address $OLD";
+    let old = exec(&kubectl, "root", "cat /sys/class/net/eth0/address").ok();
+    let mac = mac.replace("VICTIM", &victim).replace("$OLD", old.trim());
+    assert_eq!(exec(&kubectl, "root", &mac).stdout, "", "from another Ethernet address");
+
+    // Claims by ARP change nothing.
+    for claimed in [victim.as_str(), "10.88.0.2", "169.254.1.1"] {
+        exec(&kubectl, "root", &format!("arping -U -c 2 -w 3 -I eth0 {claimed}"));
+        exec(&kubectl, "root", &format!("arping -A -c 2 -w 3 -I eth0 {claimed}"));
+    }
+    assert_eq!(run("ip -n bulkhead-jail neigh"), neighbours);
+    ask(&kubectl, "root", &format!("{victim}:8080"));
+
+    // The host, at every address that it has, and what is fenced.
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let addresses = run("ip -o -4 addr | awk '{print $4}' | cut -d/ -f1");
+    exec(
+        &kubectl,
+        "root",
+        "ip route del local 127.0.0.0/8 table local; ip route del local 127.0.0.1 table local",
+    );
+    for address in addresses.lines().chain(["169.254.169.254", "10.0.2.2"]) {
+        let script = format!(
+            "ip route replace {address}/32 via 169.254.1.1 dev eth0 onlink
+             nc -w 3 {address} {port} </dev/null && echo reached; true"
+        );
+        assert_eq!(exec(&kubectl, "root", &script).stdout, "", "{address}");
+    }
+    let accepted = listener.accept().map(drop).unwrap_err();
+    assert_eq!(accepted.kind(), std::io::ErrorKind::WouldBlock);
+}
