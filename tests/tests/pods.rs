@@ -1,5 +1,7 @@
 //! Pods, from a real image to their end, through kubectl alone.
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 use std::time::Duration;
 
 use bulkhead_tests::{Home, PortForward, Registry, until};
@@ -252,4 +254,35 @@ fn a_silent_command_ends_with_its_client() {
         let all = processes();
         if all.contains("sleep 1234") { Err(all) } else { Ok(()) }
     });
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn an_attached_client_speaks_with_the_containers_own_process() {
+    let home = Home::new();
+    let cluster = home.cluster("attach", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    let mut container = sh("while read line; do echo \"got $line\"; done; exit 3");
+    container["stdin"] = true.into();
+    container["stdinOnce"] = true.into();
+    kubectl.apply(&pod("web", container, never()));
+    kubectl.wait_phase("web", "Running");
+    let mut attach = kubectl.command(&["attach", "--stdin", "web"]);
+    let mut client =
+        attach.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    let mut stdout = BufReader::new(client.stdout.take().unwrap());
+    for word in ["hello", "again"] {
+        writeln!(stdin, "{word}").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("got {word}\n"));
+    }
+    // The end of what the only client says is the end of what the container reads.
+    drop(stdin);
+    client.wait().unwrap();
+    let ended = kubectl.wait_phase("web", "Failed");
+    assert_eq!(terminated(&ended)["exitCode"], 3, "{ended:#}");
+    assert_eq!(kubectl.run(&["logs", "web"]).ok(), "got hello\ngot again\n");
 }

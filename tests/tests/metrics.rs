@@ -1,0 +1,66 @@
+//! `kubectl top`: what nodes and pods use.
+
+use std::time::Duration;
+
+use bulkhead_tests::{Home, Kubectl, until};
+use serde_json::json;
+
+fn pod(name: &str, script: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
+            "name": "c",
+            "image": "localhost/busybox:test",
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", script],
+        }]},
+    })
+}
+
+/// What `kubectl top` prints, without the heading: the name, millicores, mebibytes.
+#[track_caller]
+fn top(kubectl: &Kubectl, args: &[&str]) -> Vec<(String, u64, u64)> {
+    let args = [&["top"], args, &["--no-headers"]].concat();
+    let printed = kubectl.run(&args).ok();
+    let rows = printed.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |unit: &str| {
+            let mut numbers = words.iter().filter_map(|word| word.strip_suffix(unit)?.parse().ok());
+            numbers.next().unwrap_or_else(|| panic!("no {unit} in {line}"))
+        };
+        (words[0].to_owned(), number("m"), number("Mi"))
+    });
+    rows.collect()
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn top_tells_the_busy_from_the_idle() {
+    let home = Home::new();
+    let cluster = home.cluster("top", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&pod("busy", "while :; do :; done"));
+    kubectl.apply(&pod("idle", "exec sleep 1000"));
+    for name in ["busy", "idle"] {
+        kubectl.wait_phase(name, "Running");
+    }
+    until("the busy one uses most of a processor", Duration::from_secs(60), || {
+        let pods = top(&kubectl, &["pods"]);
+        let cpu = |name: &str| pods.iter().find(|(one, ..)| one == name).map(|(_, cpu, _)| *cpu);
+        match (cpu("busy"), cpu("idle")) {
+            (Some(300..), Some(..100)) => Ok(()),
+            _ => Err(format!("{pods:?}")),
+        }
+    });
+    let busy = top(&kubectl, &["pods", "--selector=app=busy", "--containers"]);
+    assert_eq!(busy.len(), 1, "{busy:?}");
+    let nodes = top(&kubectl, &["nodes"]);
+    let [(_, cpu, memory)] = nodes.as_slice() else { panic!("{nodes:?}") };
+    assert!(*cpu >= 300 && (1..192).contains(memory), "{nodes:?}");
+    kubectl.run(&["delete", "pod", "busy", "idle"]).ok();
+    let path = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/busy";
+    kubectl.run(&["get", "--raw", path]).refused(&["not found"]);
+}
