@@ -11,19 +11,37 @@ use crate::{Outcome, setting, until};
 
 /// A kubectl bound to one cluster.
 pub struct Kubectl {
+    binary: PathBuf,
     kubeconfig: PathBuf,
+    /// What it finds in its environment besides.
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl Kubectl {
     pub(crate) fn new(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig }
+        Self { binary: setting("BULKHEAD_KUBECTL"), kubeconfig, settings: Vec::new() }
+    }
+
+    /// It in another version (`1.20`).
+    #[must_use]
+    pub fn version(mut self, version: &str) -> Self {
+        self.binary.set_file_name(format!("kubectl-{version}"));
+        self
+    }
+
+    /// It with a variable in its environment.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.settings.push((name, value));
+        self
     }
 
     /// `kubectl ARGS…`, not yet started.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(setting("BULKHEAD_KUBECTL"));
+        let mut command = Command::new(&self.binary);
         command.args(args).env("KUBECONFIG", &self.kubeconfig);
+        command.envs(self.settings.iter().copied());
         command
     }
 

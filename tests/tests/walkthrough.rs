@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::{Home, PortForward, image, until};
+use bulkhead_tests::{Home, Outcome, PortForward, Terminal, image, until};
 
 /// A small site: its page is a ConfigMap, its password a Secret.
 const SITE: &str = r#"
@@ -51,7 +51,7 @@ spec:
 
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
-fn a_site_is_rolled_out_updated_and_reached() {
+fn a_beginner_finds_everything_where_the_tutorials_say() {
     let begun = Instant::now();
     let home = Home::new();
     let cluster = home.cluster("shop", 2);
@@ -122,4 +122,108 @@ fn a_site_is_rolled_out_updated_and_reached() {
     let name = pod.trim_start_matches("pod/");
     let page = format!("/api/v1/namespaces/shop/pods/{name}:8080/proxy/index.html");
     assert_eq!(kubectl(&format!("get --raw {page}")), "welcome\n");
+
+    // A shell in it.
+    let shell = Terminal::run(&client.command(&["exec", "-it", "deploy/web", "--", "sh"]));
+    shell.shows(" # ");
+    shell.types("echo $PASSWORD | rev\r");
+    shell.shows("2retnuh");
+    shell.types("exit 3\r");
+    assert_eq!(shell.ended(), 3);
+    assert!(!shell.is_raw(), "the terminal is left as it was");
+
+    // A file to it and back.
+    let (file, back) = (home.path().join("file"), home.path().join("back"));
+    std::fs::write(&file, "0123456789".repeat(20_000)).unwrap();
+    let (file, back) = (file.to_str().unwrap(), back.to_str().unwrap());
+    kubectl(&format!("cp {file} {name}:/tmp/file"));
+    kubectl(&format!("cp {name}:/tmp/file {back}"));
+    assert_eq!(std::fs::read(file).unwrap(), std::fs::read(back).unwrap());
+
+    // What there is to know of it.
+    let node = kubectl(&format!("get {pod} -o jsonpath={{.spec.nodeName}}"));
+    for (object, words) in [
+        (pod.as_str(), ["PASSWORD:  <set to the key 'password'", "Started container web"]),
+        ("deployment web", ["3 desired | 3 updated | 3 total | 3 available", "ScalingReplicaSet"]),
+        (&format!("node {node}"), ["Non-terminated Pods:", name]),
+    ] {
+        let described = kubectl(&format!("describe {}", object.replace('/', " ")));
+        for words in words {
+            assert!(described.contains(words), "{words}: {described}");
+        }
+    }
+
+    // A node is emptied, and the site goes on elsewhere.
+    let drained = kubectl(&format!("drain {node} --ignore-daemonsets --timeout=120s"));
+    assert!(drained.contains(&format!("node/{node} drained")), "{drained}");
+    rolled_out();
+    let nodes = kubectl("get pods -l app=web -o jsonpath={.items[*].spec.nodeName}");
+    assert!(!nodes.is_empty() && !nodes.contains(&node), "{nodes}");
+    kubectl(&format!("uncordon {node}"));
+
+    // And it is cleared away.
+    kubectl(&format!("delete -f {manifest} --timeout=60s"));
+    kubectl("wait --for=delete pod -l app=web --timeout=60s");
+    kubectl("delete namespace shop --timeout=60s");
+    outcome("get namespace shop").refused(&["NotFound"]);
+}
+
+/// Clients that speak SPDY: of long ago, and of today where no WebSocket gets through.
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn older_clients_stream_over_spdy() {
+    let home = Home::new();
+    let cluster = home.cluster("spdy", 1);
+    cluster.load_busybox();
+    let newest = cluster.kubectl();
+    newest.apply(&serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "web"},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
+            "name": "c",
+            "image": "localhost/busybox:test",
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", "hostname >/tmp/name; exec httpd -f -p 8080 -h /tmp"],
+            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        }]},
+    }));
+    newest.run(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]).ok();
+    let large = home.path().join("large");
+    std::fs::write(&large, "0123456789".repeat(50_000)).unwrap();
+
+    let without_websockets = || {
+        cluster
+            .kubectl()
+            .with("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
+            .with("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")
+    };
+    for kubectl in [cluster.kubectl().version("1.20"), without_websockets().version("1.33")] {
+        let script = "echo out; echo err >&2; exit 42";
+        let ended = kubectl.run(&["exec", "web", "--", "sh", "-c", script]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (42, "out\n"), "{ended}");
+        assert!(ended.stderr.contains("err\n"), "{ended}");
+
+        let cat = Outcome::of(
+            kubectl
+                .command(&["exec", "-i", "web", "--", "md5sum"])
+                .stdin(std::fs::File::open(&large).unwrap()),
+        );
+        let expected = Outcome::of(std::process::Command::new("md5sum").arg(&large)).ok();
+        assert_eq!(cat.ok().split(' ').next(), expected.split(' ').next());
+
+        let shell = Terminal::run(&kubectl.command(&["exec", "-it", "web", "--", "sh"]));
+        shell.shows(" # ");
+        shell.types("echo a$((1+1))b\r");
+        shell.shows("a2b");
+        shell.types("exit 3\r");
+        assert_eq!(shell.ended(), 3);
+
+        let target = "web:/tmp/large";
+        kubectl.run(&["cp", large.to_str().unwrap(), target]).ok();
+        let forward = PortForward::start(&kubectl, "web", 8080);
+        assert!(forward.get("/name").unwrap().ends_with("\r\n\r\nweb\n"));
+        let answer = forward.get("/large").unwrap();
+        assert_eq!(answer.split_once("\r\n\r\n").unwrap().1.len(), 500_000);
+    }
 }
