@@ -115,8 +115,12 @@ impl Api {
                 let name = cluster_name(name)?;
                 Ok(stream(
                     async move |it, progress| {
-                        let backup = reader(request.into_body());
-                        it.clusters.restore(&name, backup, &progress).await
+                        let mut backup = reader(request.into_body());
+                        let restored = it.clusters.restore(&name, &mut backup, &progress).await;
+                        if restored.is_err() {
+                            discard(backup).await;
+                        }
+                        restored
                     },
                     self,
                 ))
@@ -218,6 +222,14 @@ impl Api {
 fn reader(body: Incoming) -> impl tokio::io::AsyncBufRead + Send + Unpin {
     let stream = http_body_util::BodyDataStream::new(body).map_err(std::io::Error::other);
     tokio_util::io::StreamReader::new(stream)
+}
+
+/// Takes what a client is still sending of an upload that was refused: it reads the answer after that,
+/// and would find its connection reset instead. Whoever sends for longer than 10 s does.
+async fn discard(mut upload: impl tokio::io::AsyncBufRead + Unpin) {
+    let mut nowhere = tokio::io::sink();
+    let rest = tokio::io::copy_buf(&mut upload, &mut nowhere);
+    drop(tokio::time::timeout(Duration::from_secs(10), rest).await);
 }
 
 /// A file as a body. One that cannot be read to its end breaks off before its length.
