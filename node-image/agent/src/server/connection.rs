@@ -221,7 +221,7 @@ where
     match io {
         Ok(io) => {
             writer.write(&Response::Streaming).await?;
-            streams::attach(reader, writer, &io, request.stdin).await
+            streams::attach(reader, writer, io, request.stdin).await
         }
         Err(error) => writer.write(&Response::Error(error)).await,
     }

@@ -138,7 +138,7 @@ where
 pub(crate) async fn attach<R, W>(
     reader: &mut FrameReader<R>,
     mut writer: FrameWriter<W>,
-    container: &ContainerIo,
+    container: Rc<ContainerIo>,
     with_stdin: bool,
 ) -> Result<(), FrameError>
 where
@@ -153,6 +153,8 @@ where
         // This attachment's end is the input's: the container's own hold is given up.
         container.stdin.borrow_mut().take();
     }
+    // Its end is seen by its streams being gone: they must not be held here.
+    drop(container);
     let outputs = async {
         loop {
             match receiver.recv().await {
