@@ -1,8 +1,8 @@
 //! What the scheduler and the controllers know of the Kubernetes API: a [`Client`] with HTTP's
 //! semantics, and what reads of it share.
 //!
-//! In the API server's process the client is a function call away; elsewhere it could be a
-//! connection. [`Informers`] list and watch each kind once for everybody, keep what they saw in a
+//! In the API server's process the client is a function call away; elsewhere it is a connection
+//! (`remote`). [`Informers`] list and watch each kind once for everybody, keep what they saw in a
 //! [`Cache`], and tell of changes. [`Election`] lets one of several processes lead. [`Recorder`]
 //! writes events. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label selectors,
 //! [`RequiredNodes`] and [`Toleration`] which nodes a pod may run on; [`quota`] counts what
@@ -17,6 +17,8 @@ mod node_selector;
 pub mod object;
 pub mod quota;
 mod recorder;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod requirement;
 mod selector;
 mod taint;
