@@ -20,7 +20,7 @@ use bulkhead_network::Network;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::api_server::{self, ApiServer};
+use crate::api_server;
 use crate::config::Checked;
 use crate::daemon::Host;
 use crate::fault;
@@ -31,6 +31,7 @@ use crate::node_image::keep_kernel;
 use crate::process::{self, Process};
 use crate::progress::Reporter;
 use crate::state::ClusterRow;
+use crate::supervisor::Supervisor;
 use crate::vm::Node;
 
 pub(crate) use backup::Backup;
@@ -50,7 +51,7 @@ pub(crate) struct Clusters {
 /// What runs of a cluster.
 #[derive(Debug)]
 struct Running {
-    api_server: ApiServer,
+    api_server: Supervisor,
     kubelet: Kubelet,
     network: Network,
     nodes: Mutex<BTreeMap<u32, Arc<Node>>>,
@@ -257,15 +258,9 @@ impl Clusters {
         let uplink = network.ensure(&plan).await.map_err(fault::network)?;
         progress.step("starting the API server", 0, 0);
         let kube = Kube::new(row.api_port, &dir.pki()).map_err(fault::internal)?;
-        let server = adopted.remove(dir.path());
-        let api_server = ApiServer::start(
-            Arc::clone(&self.host),
-            dir.clone(),
-            row.api_port,
-            network.clone(),
-            server,
-        );
-        let ready = api_server.ready(&kube).await;
+        let plan = api_server::plan(&self.host.programs, &dir, row.api_port, &network);
+        let api_server = Supervisor::start(plan, adopted.remove(dir.path()));
+        let ready = api_server::ready(&api_server, &kube).await;
         let kubelet = match ready {
             Ok(()) => {
                 let network = Services::new(network.clone(), uplink);

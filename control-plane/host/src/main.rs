@@ -21,6 +21,7 @@ mod process;
 mod progress;
 mod server;
 mod state;
+mod supervisor;
 mod vm;
 
 use std::io::IsTerminal as _;

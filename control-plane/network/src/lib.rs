@@ -35,7 +35,6 @@ pub mod rules;
 pub mod services;
 mod uplink;
 
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
 use ipnet::Ipv4Net;
@@ -140,17 +139,16 @@ impl Network {
             .await
     }
 
-    /// Listens on the host's address in the cluster, where nodes and pods reach it.
+    /// Works in its namespace, on a thread of its own: sockets that are made there listen to the
+    /// cluster, processes that are started there run in it.
     ///
     /// # Errors
-    /// If the port is in use there.
-    pub async fn listen(&self, port: u16) -> Result<TcpListener, NetError> {
-        self.namespace
-            .enter(move || {
-                TcpListener::bind((address::HOST, port))
-                    .map_err(NetError::io(format!("listening on port {port} for pods")))
-            })
-            .await
+    /// If it is not there or may not be entered.
+    pub async fn enter<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NetError> {
+        self.namespace.enter(move || Ok(work())).await
     }
 
     /// Removes it; fine if it is not there. Taps in it go when their monitors end.
