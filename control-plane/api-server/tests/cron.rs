@@ -10,6 +10,12 @@ use serde_json::{Value, json};
 const CRON_JOBS: &str = "/apis/batch/v1/namespaces/default/cronjobs";
 const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
 
+// Every minute of a day in January: the last time of each is the day's last minute, whatever
+// time it is (but on these days), and later than that of the schedule before it.
+const EARLY: &str = "* * 2 1 *";
+const LATER: &str = "* * 3 1 *";
+const LAST: &str = "* * 4 1 *";
+
 fn jobs(list: &Value) -> &[Value] {
     list["items"].as_array().unwrap()
 }
@@ -20,7 +26,7 @@ fn cron(name: &str, image: &str, spec: &Value) -> Value {
     let job = json!({"metadata": {"labels": {"of": name}}, "spec": {"template": pod}});
     let mut cron = json!({
         "metadata": {"name": name},
-        "spec": {"schedule": "0 * * * *", "suspend": true, "jobTemplate": job},
+        "spec": {"schedule": EARLY, "suspend": true, "jobTemplate": job},
     });
     cron["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     cron
@@ -51,16 +57,16 @@ async fn jobs_are_made_at_their_times_and_the_last_are_kept() {
     let mut client = cluster.admin().await;
 
     let spec = json!({"successfulJobsHistoryLimit": 1, "timeZone": "Asia/Tokyo"});
-    client.ok("POST", CRON_JOBS, &cron("hourly", "exit-0:1", &spec)).await;
-    make_due(&mut client, "hourly", "0 * * * *").await;
-    let hourly = format!("{CRON_JOBS}/hourly");
-    let done = until(&mut client, &hourly, |one| {
+    client.ok("POST", CRON_JOBS, &cron("early", "exit-0:1", &spec)).await;
+    make_due(&mut client, "early", EARLY).await;
+    let early = format!("{CRON_JOBS}/early");
+    let done = until(&mut client, &early, |one| {
         one["status"]["lastSuccessfulTime"].is_string() && one["status"].get("active").is_none()
     })
     .await;
     let time = done["status"]["lastScheduleTime"].as_str().unwrap();
-    assert!(time.ends_with(":00:00Z"), "{time}");
-    let mine = format!("{JOBS}?labelSelector=of%3Dhourly");
+    assert!(time.ends_with("-01-02T14:59:00Z"), "{time}");
+    let mine = format!("{JOBS}?labelSelector=of%3Dearly");
     let first = client.get(&mine).await.1;
     let (job, metadata) = (&jobs(&first)[0], &jobs(&first)[0]["metadata"]);
     assert_eq!(metadata["ownerReferences"][0]["kind"], "CronJob");
@@ -71,15 +77,15 @@ async fn jobs_are_made_at_their_times_and_the_last_are_kept() {
         event(&mut client, reason).await;
     }
 
-    make_due(&mut client, "hourly", "1 * * * *").await;
+    make_due(&mut client, "early", LATER).await;
     until(&mut client, &mine, |list| {
         jobs(list).len() == 1 && jobs(list)[0]["metadata"]["name"] != name.as_str()
     })
     .await;
     let table = kubectl.run("get cronjobs");
     let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(row[..7], ["hourly", "1", "*", "*", "*", "*", "Asia/Tokyo"], "{table}");
-    kubectl.run("delete cronjob hourly --timeout=30s");
+    assert_eq!(row[..7], ["early", "*", "*", "3", "1", "*", "Asia/Tokyo"], "{table}");
+    kubectl.run("delete cronjob early --timeout=30s");
     until(&mut client, &mine, |list| jobs(list).is_empty()).await;
 }
 
@@ -91,13 +97,13 @@ async fn jobs_that_run_when_the_next_is_due_are_kept_or_replaced() {
     let mut client = cluster.admin().await;
     let forbid = json!({"concurrencyPolicy": "Forbid"});
     client.ok("POST", CRON_JOBS, &cron("long", "run:1", &forbid)).await;
-    make_due(&mut client, "long", "0 * * * *").await;
+    make_due(&mut client, "long", EARLY).await;
     let first = until(&mut client, JOBS, |list| jobs(list).len() == 1).await;
     let active = |one: &Value| one["status"]["active"].as_array().map_or(0, Vec::len);
     let long = format!("{CRON_JOBS}/long");
     until(&mut client, &long, |one| active(one) == 1).await;
 
-    make_due(&mut client, "long", "1 * * * *").await;
+    make_due(&mut client, "long", LATER).await;
     event(&mut client, "JobAlreadyActive").await;
     assert_eq!(jobs(&client.get(JOBS).await.1).len(), 1);
 
@@ -110,7 +116,7 @@ async fn jobs_that_run_when_the_next_is_due_are_kept_or_replaced() {
     until(&mut client, &long, |one| active(one) == 1).await;
 
     kubectl.run(r#"patch cronjob long -p {"spec":{"concurrencyPolicy":"Allow"}}"#);
-    make_due(&mut client, "long", "2 * * * *").await;
+    make_due(&mut client, "long", LAST).await;
     until(&mut client, &long, |one| active(one) == 2).await;
     let described = kubectl.run("describe cronjob long");
     assert!(described.contains("Active Jobs:") && described.contains("Deleted job"), "{described}");

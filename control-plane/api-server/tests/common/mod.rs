@@ -329,7 +329,7 @@ pub(crate) fn pod(name: &str, memory: &str) -> Value {
 
 /// Asks for `path` until `done` holds of the answer.
 pub(crate) async fn until(client: &mut Client, path: &str, done: impl Fn(&Value) -> bool) -> Value {
-    for _ in 0..200 {
+    for _ in 0..600 {
         let (_, answer) = client.get(path).await;
         if done(&answer) {
             return answer;
