@@ -9,6 +9,8 @@ use bulkhead_client::{
 };
 use serde_json::{Value, json};
 
+use crate::queue::Queue;
+
 /// Client, informers, and the controller's events.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
@@ -70,7 +72,7 @@ pub(crate) fn controller_key(object: &Value, api_version: &str, kind: &str) -> O
 }
 
 /// The keys of those of `owners` whose `spec.selector` selects an object that nobody controls.
-pub(crate) fn adopters(owners: &Cache, object: &Value) -> Vec<String> {
+fn adopters(owners: &Cache, object: &Value) -> Vec<String> {
     let Some(namespace) =
         object::namespace(object).filter(|_| object::controller(object).is_none())
     else {
@@ -82,6 +84,27 @@ pub(crate) fn adopters(owners: &Cache, object: &Value) -> Vec<String> {
     };
     let all = owners.in_namespace(namespace);
     all.iter().filter(|one| selects(one)).map(|one| object::key(one)).collect()
+}
+
+/// Has what controls `object` synced, if it is of this kind.
+pub(crate) fn add_controller(queue: &Queue<String>, object: &Value, api_version: &str, kind: &str) {
+    if let Some(key) = controller_key(object, api_version, kind) {
+        queue.add(key);
+    }
+}
+
+/// The same; of an object that nobody controls, those of `owners` that may adopt it.
+pub(crate) fn add_controller_or_adopters(
+    queue: &Queue<String>,
+    object: &Value,
+    api_version: &str,
+    kind: &str,
+    owners: &Cache,
+) {
+    match controller_key(object, api_version, kind) {
+        Some(key) => queue.add(key),
+        None => adopters(owners, object).into_iter().for_each(|key| queue.add(key)),
+    }
 }
 
 /// The owner reference of an object to its controller.

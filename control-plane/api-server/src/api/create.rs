@@ -152,11 +152,7 @@ impl Api {
         let Some(namespace) = place.namespace.as_deref() else { return Ok(()) };
         let table = Table::Namespaces;
         let found = self.directory.get(&self.store, table, None, namespace).await?;
-        let found = match found {
-            Some(found) => found,
-            // A controller that is told of it wrongly would not ask again.
-            None => self.namespace(namespace).await?.into(),
-        };
+        let found = found.ok_or_else(|| Status::not_found("", "namespaces", namespace))?;
         if object::is_terminating(&found) {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
@@ -166,13 +162,6 @@ impl Api {
             return Err(Status::forbidden(resource.group, resource.plural, name, &why));
         }
         Ok(())
-    }
-
-    /// The namespace as it is stored.
-    async fn namespace(&self, name: &str) -> Result<Value> {
-        let resource = self.registry.find("", "v1", "namespaces");
-        let resource = resource.ok_or_else(Status::no_such_resource)?;
-        self.get(&Place::new(&resource, None), name).await
     }
 }
 

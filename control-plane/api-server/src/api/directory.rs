@@ -3,7 +3,7 @@
 //!
 //! A write of one of them is acknowledged when the directory has it, so who makes a LimitRange and
 //! then a pod gets what they expect. What another server writes is seen a moment later; that
-//! something is not there is only said when every write until then has been seen.
+//! something is not there is only said when the store says so.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,6 +46,11 @@ const STORAGES: [&str; 8] = [
     "storageclasses",
 ];
 
+/// Below which the store has the table's objects.
+fn prefix(table: Table) -> String {
+    format!("/registry/{}/", STORAGES[table as usize])
+}
+
 /// The directory. Each table is filled when somebody first asks for it.
 #[derive(Default)]
 pub(super) struct Directory {
@@ -60,13 +65,15 @@ impl fmt::Debug for Directory {
 
 impl Directory {
     async fn feed(&self, store: &Arc<dyn Store>, table: Table) -> Result<&Feed<Objects>> {
-        let index = table as usize;
         let start = || async {
-            let prefix = format!("/registry/{}/", STORAGES[index]);
+            let prefix = prefix(table);
             let objects = Objects { prefix: prefix.len(), ..Objects::default() };
             Feed::start(Arc::clone(store), &prefix, objects).await
         };
-        self.tables[index].get_or_try_init(start).await.map_err(|error| store_failure(&error))
+        self.tables[table as usize]
+            .get_or_try_init(start)
+            .await
+            .map_err(|error| store_failure(&error))
     }
 
     /// The object of this namespace, if the kind has any, and name.
@@ -81,9 +88,10 @@ impl Directory {
         if let Some(found) = feed.index().get(&key) {
             return Ok(Some(found));
         }
-        // Another server may have made it a moment ago.
-        feed.catch_up().await;
-        Ok(feed.index().get(&key))
+        // It may have been made a moment ago, by another server or before its watch told of it.
+        let stored = store.get(&format!("{}{key}", prefix(table))).await;
+        let stored = stored.map_err(|error| store_failure(&error))?;
+        Ok(stored.and_then(|entry| Objects::read(&entry.value)))
     }
 
     /// The same, of an object that is about to be made.

@@ -87,12 +87,7 @@ fn default_deployment(deployment: &mut Value) {
     }
     object::set_default(spec, "strategy", json!({}));
     let strategy = &mut spec["strategy"];
-    object::set_default(strategy, "type", "RollingUpdate");
-    if strategy["type"] == "RollingUpdate" {
-        object::set_default(strategy, "rollingUpdate", json!({}));
-        object::set_default(&mut strategy["rollingUpdate"], "maxUnavailable", "25%");
-        object::set_default(&mut strategy["rollingUpdate"], "maxSurge", "25%");
-    }
+    default_update(strategy, [("maxUnavailable", "25%".into()), ("maxSurge", "25%".into())]);
 }
 
 /// Reports what is wrong with what has a selector and a template of pods that run for ever. Whether it
@@ -156,13 +151,29 @@ fn validate_deployment(deployment: &Value, causes: &mut Vec<Cause>) {
     if is_zero(surge) && is_zero(unavailable) {
         causes.push(Cause::invalid(field, unavailable, "may not be 0 when `maxSurge` is 0"));
     }
-    if percent(unavailable).is_some_and(|percent| percent > 100) {
-        causes.push(Cause::invalid(field, unavailable, "must not be greater than 100%"));
+    not_above_all(unavailable, field, causes);
+}
+
+/// Refuses a percentage of more than 100.
+pub(super) fn not_above_all(value: &Value, path: &str, causes: &mut Vec<Cause>) {
+    if percent(value).is_some_and(|percent| percent > 100) {
+        causes.push(Cause::invalid(path, value, "must not be greater than 100%"));
+    }
+}
+
+/// Makes `RollingUpdate` a strategy's type, unless it says another, with these values.
+pub(super) fn default_update(strategy: &mut Value, values: [(&str, Value); 2]) {
+    object::set_default(strategy, "type", "RollingUpdate");
+    if strategy["type"] == "RollingUpdate" {
+        object::set_default(strategy, "rollingUpdate", json!({}));
+        for (field, value) in values {
+            object::set_default(&mut strategy["rollingUpdate"], field, value);
+        }
     }
 }
 
 /// The number of a percentage.
-pub(super) fn percent(value: &Value) -> Option<u64> {
+fn percent(value: &Value) -> Option<u64> {
     value.as_str()?.strip_suffix('%')?.parse().ok()
 }
 
@@ -174,6 +185,7 @@ pub(super) fn is_zero(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn deployment(spec: Value) -> Value {
         let container = json!({"name": "c", "image": "c:1"});
@@ -186,9 +198,7 @@ mod tests {
     }
 
     fn fields(deployment: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate_deployment(deployment, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate_deployment, deployment)
     }
 
     #[test]

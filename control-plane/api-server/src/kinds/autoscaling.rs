@@ -321,6 +321,7 @@ fn to_v2(one: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn made(spec: &Value) -> Value {
         let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
@@ -331,9 +332,7 @@ mod tests {
     }
 
     fn fields(one: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(one, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate, one)
     }
 
     #[test]

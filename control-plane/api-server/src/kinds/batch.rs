@@ -169,6 +169,7 @@ fn validate_job_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn job(spec: Value) -> Value {
         let container = json!({"name": "c", "image": "c:1"});
@@ -182,9 +183,7 @@ mod tests {
     }
 
     fn fields(job: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate_job(job, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate_job, job)
     }
 
     #[test]

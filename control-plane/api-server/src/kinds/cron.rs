@@ -116,6 +116,7 @@ fn validate_times(spec: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn cron(spec: &Value) -> Value {
         let container = json!({"name": "c", "image": "c:1"});
@@ -130,9 +131,7 @@ mod tests {
     }
 
     fn fields(cron: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(cron, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate, cron)
     }
 
     #[test]

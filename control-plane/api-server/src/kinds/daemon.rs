@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::apps::{APPS, WORKLOAD, is_zero, percent, same_selector, validate_replicas};
+use super::apps::{
+    APPS, WORKLOAD, default_update, is_zero, not_above_all, same_selector, validate_replicas,
+};
 use super::{columns as c, pod, status, template};
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
@@ -42,13 +44,8 @@ fn default(set: &mut Value) {
     let Some(spec) = set.get_mut("spec").filter(|spec| spec.is_object()) else { return };
     object::set_default(spec, "revisionHistoryLimit", 10);
     object::set_default(spec, "updateStrategy", json!({}));
-    let strategy = &mut spec["updateStrategy"];
-    object::set_default(strategy, "type", "RollingUpdate");
-    if strategy["type"] == "RollingUpdate" {
-        object::set_default(strategy, "rollingUpdate", json!({}));
-        object::set_default(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
-        object::set_default(&mut strategy["rollingUpdate"], "maxSurge", 0);
-    }
+    let values = [("maxUnavailable", 1.into()), ("maxSurge", 0.into())];
+    default_update(&mut spec["updateStrategy"], values);
     if let Some(template) = spec.get_mut("template") {
         template::default(template);
     }
@@ -71,9 +68,7 @@ fn validate(set: &Value, causes: &mut Vec<Cause>) {
     for field in ["maxUnavailable", "maxSurge"] {
         let path = format!("{path}.{field}");
         template::int_or_percent(&update[field], &path, causes);
-        if percent(&update[field]).is_some_and(|percent| percent > 100) {
-            causes.push(Cause::invalid(path, &update[field], "must not be greater than 100%"));
-        }
+        not_above_all(&update[field], &path, causes);
     }
     match (is_zero(&update["maxUnavailable"]), is_zero(&update["maxSurge"])) {
         (true, true) => causes.push(Cause {
@@ -91,6 +86,7 @@ fn validate(set: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn set(strategy: &Value) -> Value {
         let container = json!({"name": "c", "image": "c:1"});
@@ -104,9 +100,7 @@ mod tests {
     }
 
     fn fields(set: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(set, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate, set)
     }
 
     #[test]

@@ -217,12 +217,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn fields(validate: fn(&Value, &mut Vec<Cause>), object: Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(&object, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
-    }
+    use crate::kinds::testing::fields;
 
     #[test]
     fn endpoints_need_addresses() {

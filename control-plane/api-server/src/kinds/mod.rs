@@ -26,6 +26,8 @@ pub(crate) mod service;
 mod stateful;
 mod storage;
 mod template;
+#[cfg(test)]
+mod testing;
 mod volume;
 
 use columns as c;

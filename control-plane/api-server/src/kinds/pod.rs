@@ -348,6 +348,7 @@ pub(super) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn pod(spec: Value) -> Value {
         let mut pod = json!({"metadata": {"name": "p"}, "spec": spec});
@@ -357,9 +358,7 @@ mod tests {
     }
 
     fn fields(pod: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(pod, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate, pod)
     }
 
     #[test]

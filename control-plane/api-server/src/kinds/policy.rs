@@ -118,14 +118,10 @@ fn validate_class(class: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing::fields;
 
     #[test]
     fn what_is_wrong_is_named_by_its_path() {
-        let fields = |validate: fn(&Value, &mut Vec<Cause>), object: Value| {
-            let mut causes = Vec::new();
-            validate(&object, &mut causes);
-            causes.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
-        };
         let budget = |spec: Value| fields(validate_budget, json!({"spec": spec}));
         assert!(budget(json!({"minAvailable": 1, "selector": {}})).is_empty());
         assert_eq!(budget(json!({"minAvailable": 1, "maxUnavailable": 1})), ["spec"]);

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::apps::{APPS, WORKLOAD, is_zero, percent, validate_replicas};
+use super::apps::{APPS, WORKLOAD, default_update, is_zero, not_above_all, validate_replicas};
 use super::{SCALE, columns as c, pod, status, template};
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
@@ -52,13 +52,8 @@ fn default(set: &mut Value) {
     object::set_default(retention, "whenDeleted", "Retain");
     object::set_default(retention, "whenScaled", "Retain");
     object::set_default(spec, "updateStrategy", json!({}));
-    let strategy = &mut spec["updateStrategy"];
-    object::set_default(strategy, "type", "RollingUpdate");
-    if strategy["type"] == "RollingUpdate" {
-        object::set_default(strategy, "rollingUpdate", json!({}));
-        object::set_default(&mut strategy["rollingUpdate"], "partition", 0);
-        object::set_default(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
-    }
+    let values = [("partition", 0.into()), ("maxUnavailable", 1.into())];
+    default_update(&mut spec["updateStrategy"], values);
     if let Some(template) = spec.get_mut("template") {
         template::default(template);
     }
@@ -101,9 +96,7 @@ fn validate(set: &Value, causes: &mut Vec<Cause>) {
     if is_zero(unavailable) {
         causes.push(Cause::invalid(&*field, unavailable, "cannot be 0"));
     }
-    if percent(unavailable).is_some_and(|percent| percent > 100) {
-        causes.push(Cause::invalid(&*field, unavailable, "must not be greater than 100%"));
-    }
+    not_above_all(unavailable, &field, causes);
 }
 
 fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
@@ -123,6 +116,7 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing;
 
     fn set(spec: &Value) -> Value {
         let container = json!({"name": "c", "image": "c:1"});
@@ -136,9 +130,7 @@ mod tests {
     }
 
     fn fields(set: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(set, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
+        testing::fields(validate, set)
     }
 
     #[test]

@@ -217,14 +217,10 @@ fn validate_node(node: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::testing::fields;
 
     #[test]
     fn what_is_wrong_is_named_by_its_path() {
-        let fields = |validate: fn(&Value, &mut Vec<Cause>), object: Value| {
-            let mut causes = Vec::new();
-            validate(&object, &mut causes);
-            causes.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
-        };
         assert!(fields(validate_class, json!({"provisioner": "x.example.com"})).is_empty());
         assert_eq!(
             fields(validate_class, json!({"volumeBindingMode": "Soon"})),

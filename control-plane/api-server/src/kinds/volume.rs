@@ -261,12 +261,7 @@ fn validate_claim_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fields(validate: fn(&Value, &mut Vec<Cause>), object: Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(&object, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
-    }
+    use crate::kinds::testing::fields;
 
     fn volume() -> Value {
         json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},

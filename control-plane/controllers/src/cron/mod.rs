@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use self::schedule::Schedule;
 use crate::context::{
-    Context, controller_key, controller_reference, on_change, unless_gone, write_status,
+    Context, add_controller, controller_reference, on_change, unless_gone, write_status,
 };
 use crate::job::{JOBS, is_finished};
 use crate::queue::{Next, Queue, Synced};
@@ -45,9 +45,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
     tokio::join!(
         on_change(cron_jobs, |one| own_queue.add(object::key(one))),
         on_change(jobs, |job| {
-            if let Some(key) = controller_key(job, "batch/v1", "CronJob") {
-                job_queue.add(key);
-            }
+            add_controller(&job_queue, job, "batch/v1", "CronJob");
         }),
         queue.work("CronJob", WORKERS, move |key| {
             let controller = Arc::clone(&controller);

@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use self::placement::{Fit, Placement, node_of};
 use self::plan::{Plan, Site};
 use crate::claim::claim;
-use crate::context::{Context, Owner, adopters, controller_key, on_change, write_status};
+use crate::context::{
+    Context, Owner, add_controller, add_controller_or_adopters, on_change, write_status,
+};
 use crate::history::{History, REVISION_LABEL, REVISIONS, revision_of};
 use crate::pod_control::{PodControl, Wording};
 use crate::queue::{Next, Queue, Synced};
@@ -58,9 +60,8 @@ pub(crate) async fn run(informers: Arc<Informers>) {
     });
     tokio::join!(
         on_change(sets, |set| set_queue.add(object::key(set))),
-        on_change(pods, |pod| match controller_key(pod, OWNER.api_version, OWNER.kind) {
-            Some(key) => pod_queue.add(key),
-            None => adopters(&watched, pod).into_iter().for_each(|key| pod_queue.add(key)),
+        on_change(pods, |pod| {
+            add_controller_or_adopters(&pod_queue, pod, OWNER.api_version, OWNER.kind, &watched);
         }),
         on_change(nodes, |node| {
             // Nodes tell of themselves all the time; what does not decide where pods go is nothing.
@@ -76,9 +77,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
             }
         }),
         on_change(revisions, |one| {
-            if let Some(key) = controller_key(one, OWNER.api_version, OWNER.kind) {
-                revision_queue.add(key);
-            }
+            add_controller(&revision_queue, one, OWNER.api_version, OWNER.kind);
         }),
         queue.work(OWNER.kind, WORKERS, move |key| {
             let controller = Arc::clone(&controller);

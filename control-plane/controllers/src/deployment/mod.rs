@@ -21,7 +21,8 @@ use time::OffsetDateTime;
 use self::rollout::{Plan, Set};
 use crate::claim::claim;
 use crate::context::{
-    Context, Owner, Written, adopters, controller_key, on_change, unless_gone, write_status,
+    Context, Owner, Written, add_controller_or_adopters, controller_key, on_change, unless_gone,
+    write_status,
 };
 use crate::pods;
 use crate::queue::{Next, Queue, Synced};
@@ -55,9 +56,8 @@ pub(crate) async fn run(informers: Arc<Informers>) {
     });
     tokio::join!(
         on_change(deployments, |deployment| deployment_queue.add(object::key(deployment))),
-        on_change(sets, |set| match controller_key(set, "apps/v1", "Deployment") {
-            Some(key) => set_queue.add(key),
-            None => adopters(&watched, set).into_iter().for_each(|key| set_queue.add(key)),
+        on_change(sets, |set| {
+            add_controller_or_adopters(&set_queue, set, "apps/v1", "Deployment", &watched);
         }),
         on_change(pods, |pod| {
             // Only Recreate looks at pods: it waits for the old ones to be gone.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::index::Index;
 use self::pod::Endpoint;
-use crate::context::{Context, Written, controller_key, on_change, unless_gone};
+use crate::context::{Context, Written, add_controller, on_change, unless_gone};
 use crate::queue::{Next, Queue, Synced};
 
 /// Services.
@@ -81,9 +81,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
             services.all().iter().for_each(|service| queue.add(object::key(service)));
         }),
         on_change(Arc::clone(slices), |slice| {
-            if let Some(key) = controller_key(slice, "v1", "Service") {
-                queue.add(key);
-            }
+            add_controller(queue, slice, "v1", "Service");
         }),
         on_change(Arc::clone(endpoints), |endpoints| queue.add(object::key(endpoints))),
         Arc::clone(queue).work("Service", WORKERS, move |key| {

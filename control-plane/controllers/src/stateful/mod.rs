@@ -17,7 +17,9 @@ use time::OffsetDateTime;
 
 use self::plan::{Members, Plan, Steps, is_running_and_ready};
 use crate::claim::claim;
-use crate::context::{Context, Owner, adopters, controller_key, on_change, write_status};
+use crate::context::{
+    Context, Owner, add_controller, add_controller_or_adopters, on_change, write_status,
+};
 use crate::history::{Current, History, REVISIONS, revision_of};
 use crate::pod_control::{PodControl, Wording};
 use crate::queue::{Next, Queue, Synced};
@@ -51,14 +53,11 @@ pub(crate) async fn run(informers: Arc<Informers>) {
     });
     tokio::join!(
         on_change(sets, |set| set_queue.add(object::key(set))),
-        on_change(pods, |pod| match controller_key(pod, OWNER.api_version, OWNER.kind) {
-            Some(key) => pod_queue.add(key),
-            None => adopters(&watched, pod).into_iter().for_each(|key| pod_queue.add(key)),
+        on_change(pods, |pod| {
+            add_controller_or_adopters(&pod_queue, pod, OWNER.api_version, OWNER.kind, &watched);
         }),
         on_change(revisions, |one| {
-            if let Some(key) = controller_key(one, OWNER.api_version, OWNER.kind) {
-                revision_queue.add(key);
-            }
+            add_controller(&revision_queue, one, OWNER.api_version, OWNER.kind);
         }),
         queue.work(OWNER.kind, WORKERS, move |key| {
             let controller = Arc::clone(&controller);

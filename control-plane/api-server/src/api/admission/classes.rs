@@ -102,21 +102,20 @@ impl Api {
     /// Gives a claim that names no StorageClass the default one, if there is one.
     pub(super) async fn choose_storage(&self, claim: &mut Value) -> Result<()> {
         const OLD: &str = "volume.beta.kubernetes.io/storage-class";
-        let says = !claim["spec"]["storageClassName"].is_null()
-            || !claim["metadata"]["annotations"][OLD].is_null();
-        if !says && let Some(class) = self.default_class(Table::StorageClasses).await? {
-            claim["spec"]["storageClassName"] = object::name(&class).into();
-        }
-        Ok(())
+        self.choose(claim, Table::StorageClasses, "storageClassName", OLD).await
     }
 
     /// Gives an Ingress that names no class the default one, if there is one.
     pub(super) async fn choose_ingress(&self, ingress: &mut Value) -> Result<()> {
         const OLD: &str = "kubernetes.io/ingress.class";
-        let says = !ingress["spec"]["ingressClassName"].is_null()
-            || !ingress["metadata"]["annotations"][OLD].is_null();
-        if !says && let Some(class) = self.default_class(Table::IngressClasses).await? {
-            ingress["spec"]["ingressClassName"] = object::name(&class).into();
+        self.choose(ingress, Table::IngressClasses, "ingressClassName", OLD).await
+    }
+
+    /// Gives an object the default class, unless `field` of its spec or the annotation `old` names one.
+    async fn choose(&self, one: &mut Value, table: Table, field: &str, old: &str) -> Result<()> {
+        let says = !one["spec"][field].is_null() || !one["metadata"]["annotations"][old].is_null();
+        if !says && let Some(class) = self.default_class(table).await? {
+            one["spec"][field] = object::name(&class).into();
         }
         Ok(())
     }

@@ -216,12 +216,7 @@ fn validate_class(class: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fields(validate: fn(&Value, &mut Vec<Cause>), object: Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        validate(&object, &mut causes);
-        causes.into_iter().map(|cause| cause.field).collect()
-    }
+    use crate::kinds::testing::fields;
 
     #[test]
     fn ingresses() {
