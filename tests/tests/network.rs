@@ -269,3 +269,148 @@ fn root_in_a_node_loosens_nothing() {
     let accepted = listener.accept().map(drop).unwrap_err();
     assert_eq!(accepted.kind(), std::io::ErrorKind::WouldBlock);
 }
+
+/// A NetworkPolicy of the namespace `default`.
+fn policy(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": name}, "spec": spec,
+    })
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn policies_decide_who_reaches_whom() {
+    let home = Home::new();
+    let cluster = home.cluster("policy", 2);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    kubectl.run(&["create", "namespace", "other"]).ok();
+    let labelled = |name: &str, namespace: &str, node: &str, labels: Value, spec: Value| {
+        let mut pod = pod(name, node, 8080, spec);
+        pod["metadata"] = json!({"name": name, "namespace": namespace, "labels": labels});
+        kubectl.apply(&pod);
+    };
+    labelled("web", "default", "policy-1", json!({"app": "web"}), json!({}));
+    labelled("near", "default", "policy-1", json!({"app": "client"}), json!({}));
+    labelled("far", "default", "policy-2", json!({"app": "client"}), json!({}));
+    labelled("friend", "other", "policy-2", json!({"role": "friend"}), json!({}));
+    let web = ip_of(&kubectl, "web");
+    let [near, far] = ["near", "far"].map(|name| ip_of(&kubectl, name));
+    let ip = || {
+        let outcome =
+            kubectl.run(&["-n", "other", "get", "pod", "friend", "-o", "jsonpath={.status.podIP}"]);
+        if outcome.stdout.is_empty() { Err(outcome.stderr) } else { Ok(outcome.stdout) }
+    };
+    let friend = until("friend has an address", Duration::from_secs(90), ip);
+
+    let clients = [("default", "near"), ("default", "far"), ("other", "friend")];
+    let get = |(namespace, name): (&str, &str), ip: &str| {
+        let url = format!("http://{ip}:8080/cgi-bin/who");
+        kubectl.run(&[
+            "-n",
+            namespace,
+            "exec",
+            name,
+            "--",
+            "timeout",
+            "20",
+            "wget",
+            "-qO-",
+            url.as_str(),
+        ])
+    };
+    // A policy is in force a moment after it is there.
+    let reached = |client: (&str, &str), ip: &str| {
+        until(&format!("{} reaches {ip}", client.1), Duration::from_secs(60), || {
+            let outcome = get(client, ip);
+            if outcome.stdout.is_empty() { Err(outcome.stderr) } else { Ok(()) }
+        });
+    };
+    let refused = |client: (&str, &str), ip: &str| {
+        until(&format!("{} is refused by {ip}", client.1), Duration::from_secs(60), || {
+            let outcome = get(client, ip);
+            let refused = outcome.stderr.contains("Connection refused");
+            if refused { Ok(()) } else { Err(outcome.stdout + &outcome.stderr) }
+        });
+    };
+    clients[1..].iter().for_each(|client| reached(*client, &web));
+
+    kubectl.apply(&policy("deny", &json!({"podSelector": {}, "policyTypes": ["Ingress"]})));
+    clients.iter().for_each(|client| refused(*client, &web));
+    reached(clients[0], &friend);
+    let peer = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "other"}},
+        "podSelector": {"matchLabels": {"role": "friend"}},
+    });
+    let admit = json!({
+        "podSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [{"from": [peer], "ports": [{"port": 8080}]}],
+    });
+    kubectl.apply(&policy("admit", &admit));
+    reached(clients[2], &web);
+    refused(clients[0], &web);
+    refused(clients[1], &web);
+    let label = |role: &str| {
+        kubectl.run(&["-n", "other", "label", "--overwrite", "pod", "friend", role]).ok();
+    };
+    label("role=stranger");
+    refused(clients[2], &web);
+    label("role=friend");
+    reached(clients[2], &web);
+
+    // What a pod does first of all is decided about: all it may reach is `friend`.
+    let egress = json!({
+        "podSelector": {"matchLabels": {"app": "late"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {
+            "cidr": "10.244.0.0/16", "except": [format!("{near}/32"), format!("{far}/32")],
+        }}]}],
+    });
+    kubectl.apply(&policy("egress", &egress));
+    let open = json!({"podSelector": {"matchLabels": {"app": "client"}}, "ingress": [{}]});
+    kubectl.apply(&policy("open", &open));
+    reached(clients[2], &near);
+    reached(clients[2], &far);
+    let ask = |ip: &str| format!("timeout 20 wget -qO- http://{ip}:8080/cgi-bin/who 2>&1");
+    let script = format!(
+        "{}; {}; {}; timeout 5 nc 10.96.0.1 443 </dev/null 2>&1; echo done; exec sleep 3600",
+        ask(&near),
+        ask(&far),
+        ask(&friend)
+    );
+    let mut late = pod("late", "policy-1", 8080, json!({}));
+    late["metadata"]["labels"] = json!({"app": "late"});
+    late["spec"]["containers"][0]["command"] = json!(["sh", "-c", script]);
+    kubectl.apply(&late);
+    let said = until("late has asked", Duration::from_secs(120), || {
+        let log = kubectl.run(&["logs", "late"]).stdout;
+        if log.contains("done") { Ok(log) } else { Err(log) }
+    });
+    let own = ip_of(&kubectl, "late");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    for (line, what) in [(0, near.as_str()), (1, &far), (3, "10.96.0.1")] {
+        assert!(lines[line].contains("Connection refused"), "{what}: {said}");
+    }
+    assert_eq!(lines[2], format!("friend {own}"), "{said}");
+
+    // Without a daemon the rules stay; the next has new ones in force before the old ones go.
+    let tables = || run("ip netns exec bulkhead-policy nft list tables ip");
+    let rules = || run("ip netns exec bulkhead-policy nft list ruleset");
+    let (before, first) = (rules(), tables());
+    assert_eq!(first.matches("policy-").count(), 1, "{first}");
+    let processes = home.processes();
+    let daemon = processes.iter().find(|line| line.contains("bulkhead-host")).unwrap();
+    run(&format!("kill -9 {}", daemon.split(' ').next().unwrap()));
+    assert_eq!(rules(), before);
+    label("role=stranger");
+    home.run(&["cluster", "list"]).ok();
+    refused(clients[2], &web);
+    until("the next table", Duration::from_secs(60), || {
+        let now = tables();
+        let replaced = now != first && now.matches("policy-").count() == 1;
+        if replaced { Ok(()) } else { Err(now) }
+    });
+    kubectl.run(&["delete", "networkpolicy", "--all"]).ok();
+    reached(clients[0], &web);
+}

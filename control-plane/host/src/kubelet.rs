@@ -13,6 +13,7 @@ mod images;
 mod node;
 mod pod;
 mod pods;
+mod policies;
 mod port_forward;
 mod resolver;
 mod services;
@@ -47,6 +48,7 @@ struct Context {
     port: u16,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     pods: Pods,
+    policies: policies::Sender,
     measurements: stats::Measurements,
 }
 
@@ -76,6 +78,7 @@ impl Kubelet {
         let endpoint = endpoint::Endpoint::bind(pki).await?;
         let (events, postings) = events::channel();
         let posting = tokio::spawn(events::post(kube.clone(), postings));
+        let (policies, news) = policies::channel();
         let context = Arc::new(Context {
             host,
             cluster,
@@ -84,9 +87,12 @@ impl Kubelet {
             port: endpoint.port(),
             nodes: Mutex::default(),
             pods: Pods::default(),
+            policies,
             measurements: stats::Measurements::default(),
         });
-        let (pods, mut tasks) = services.start(&context);
+        let mut tasks = policies::start(services.network(), &context, news)?;
+        let (pods, started) = services.start(&context);
+        tasks.extend(started);
         tasks.extend([
             posting,
             tokio::spawn(endpoint.serve(Arc::clone(&context))),

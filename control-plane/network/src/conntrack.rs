@@ -4,7 +4,8 @@
 //! coming, and its first decided where all of them go: a resolver would ask a pod that is gone for
 //! as long as it keeps asking.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use futures_util::StreamExt as _;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -27,6 +28,21 @@ pub(crate) fn end(flows: &[Flow]) -> Result<(), NetError> {
     if flows.is_empty() {
         return Ok(());
     }
+    end_those(|original, reply| flows.iter().any(|flow| is(flow, original, reply)))
+}
+
+/// Ends every connection of these addresses in the calling thread's network namespace.
+pub(crate) fn forget(addresses: &BTreeSet<Ipv4Addr>) -> Result<(), NetError> {
+    let known = |end: Option<SocketAddr>| match end.map(|end| end.ip()) {
+        Some(IpAddr::V4(address)) => addresses.contains(&address),
+        _ => false,
+    };
+    // The reply comes from where a connection was led.
+    end_those(|original, reply| known(original.source) || known(reply.source))
+}
+
+/// Ends the connections that are wanted to end, by the ends of their packets and of the replies.
+fn end_those(wanted: impl Fn(&Ends, &Ends) -> bool) -> Result<(), NetError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -35,13 +51,13 @@ pub(crate) fn end(flows: &[Flow]) -> Result<(), NetError> {
         let (connection, handle, _) = netlink_proto::new_connection(NETLINK_NETFILTER)
             .map_err(NetError::io("opening a netlink socket"))?;
         let connection = tokio::spawn(connection);
-        let result = end_over(&handle, flows).await;
+        let result = end_over(&handle, wanted).await;
         connection.abort();
         result
     })
 }
 
-async fn end_over(handle: &Handle, flows: &[Flow]) -> Result<(), NetError> {
+async fn end_over(handle: &Handle, wanted: impl Fn(&Ends, &Ends) -> bool) -> Result<(), NetError> {
     let mut stale = Vec::new();
     let all = ask(handle, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP);
     for attributes in all.await? {
@@ -57,7 +73,7 @@ async fn end_over(handle: &Handle, flows: &[Flow]) -> Result<(), NetError> {
             _ => None,
         });
         if let (Some(original), Some(reply)) = (original, reply)
-            && flows.iter().any(|flow| is(flow, original, reply))
+            && wanted(&Ends::of(original), &Ends::of(reply))
         {
             stale.push(original.clone());
         }
@@ -74,8 +90,7 @@ async fn end_over(handle: &Handle, flows: &[Flow]) -> Result<(), NetError> {
 }
 
 /// Whether a tracked connection is of a flow: met elsewhere than where it is led.
-fn is(flow: &Flow, original: &[Tuple], reply: &[Tuple]) -> bool {
-    let (original, reply) = (Ends::of(original), Ends::of(reply));
+fn is(flow: &Flow, original: &Ends, reply: &Ends) -> bool {
     let endpoint = SocketAddr::from(flow.endpoint);
     original.protocol == Some(Protocol::Udp)
         && original.destination.is_some_and(|met| met.port() == flow.port && met != endpoint)

@@ -15,7 +15,8 @@
 //!
 //! - on each tap, before anything else looks at a frame: its MAC and its source address are the
 //!   node's, or it is dropped;
-//! - between taps and to the uplink: what pods may reach;
+//! - between taps and to the uplink: what pods may reach, and which of that NetworkPolicies let
+//!   through ([`policy`]);
 //! - in the host's namespace: what a cluster may reach there, which is the world outside and
 //!   neither the host nor another cluster.
 //!
@@ -31,10 +32,13 @@ mod error;
 mod links;
 mod namespace;
 mod nft;
+pub mod policy;
 pub mod rules;
 pub mod services;
 mod uplink;
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use ipnet::Ipv4Net;
@@ -55,7 +59,7 @@ pub struct Plan {
     pub api_port: u16,
     /// Addresses outside that are a machine's loopback in truth, as QEMU's user network has one:
     /// no pod reaches them.
-    pub loopbacks: Vec<std::net::Ipv4Addr>,
+    pub loopbacks: Vec<Ipv4Addr>,
 }
 
 /// A cluster's network.
@@ -137,6 +141,52 @@ impl Network {
                 conntrack::end(&transaction.ended)
             })
             .await
+    }
+
+    /// The generation of the policies that are in force; 0 if there are none.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn policies(&self) -> Result<u64, NetError> {
+        let newest = || {
+            let tables = nft::ask(&["list", "tables", "ip"], "")?;
+            Ok(policy::generations(&tables).max().unwrap_or_default())
+        };
+        self.namespace.enter(newest).await
+    }
+
+    /// Changes which connections are let through, all of the transaction or nothing.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn enforce(&self, transaction: &policy::Transaction) -> Result<(), NetError> {
+        if transaction.script.is_empty() {
+            return Ok(());
+        }
+        let policy::Transaction { script, whole, generation, .. } = transaction.clone();
+        self.namespace
+            .enter(move || {
+                nft::run(&script)?;
+                if !whole {
+                    return Ok(());
+                }
+                let tables = nft::ask(&["list", "tables", "ip"], "")?;
+                let others = policy::generations(&tables).filter(|other| *other != generation);
+                nft::run(&others.map(policy::removal).collect::<String>())
+            })
+            .await
+    }
+
+    /// Ends what is tracked of addresses that nobody has any more, so that who has them next does
+    /// not go on with connections that others opened.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn forget(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<(), NetError> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.namespace.enter(move || conntrack::forget(&addresses)).await
     }
 
     /// Works in its namespace, on a thread of its own: sockets that are made there listen to the

@@ -20,6 +20,28 @@ pub(super) enum Told {
     One { object: Arc<Value>, gone: bool },
 }
 
+impl Told {
+    /// Brings it to who keeps the objects; whether it was all of them.
+    pub(super) fn bring<T>(
+        &self,
+        keeper: &mut T,
+        retain: impl FnOnce(&mut T, &[Arc<Value>]),
+        set: impl Fn(&mut T, &Value),
+        remove: impl FnOnce(&mut T, &Value),
+    ) -> bool {
+        match self {
+            Self::All(objects) => {
+                retain(keeper, objects);
+                objects.iter().for_each(|object| set(keeper, object));
+                return true;
+            }
+            Self::One { object, gone: false } => set(keeper, object),
+            Self::One { object, gone: true } => remove(keeper, object),
+        }
+        false
+    }
+}
+
 /// Follows the objects at `path` until dropped.
 pub(super) async fn follow(kube: &Kube, path: &str, mut tell: impl FnMut(Told)) {
     loop {

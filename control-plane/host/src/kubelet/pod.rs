@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::pods::{Desired, Reported};
+use super::pods::{Desired, Reported, release_address};
 use super::{Context, data, events, images, status};
 use crate::vm::{Node, NodeState, Up};
 use apply::Applied;
@@ -131,9 +131,7 @@ impl Worker {
                 Next::Until(time) => Some(time),
                 Next::End => {
                     images::release(&self.context, &self.node.plan.name, &self.uid).await;
-                    drop(
-                        self.context.host.state.free_pod_address(&self.context.cluster, &self.uid),
-                    );
+                    release_address(&self.context, &self.uid).await;
                     self.context.pods.forget(&self.uid);
                     return;
                 }

@@ -208,9 +208,19 @@ impl Pods {
     }
 }
 
-/// Follows the API's pods until aborted, and lets `services` know of them.
+/// Gives a pod's address back, if it has one: nothing is left of the pod.
+pub(super) async fn release_address(context: &Context, uid: &str) {
+    context.policies.release(uid).await;
+    if let Err(error) = context.host.state.free_pod_address(&context.cluster, uid) {
+        tracing::warn!("the address of pod {uid}: {error}");
+    }
+}
+
+/// Follows the API's pods until aborted, and lets `services` and the policies know of them.
 pub(super) async fn watch(context: Arc<Context>, services: Sender) {
     follow(&context.kube, "/api/v1/pods", |told| {
+        // First of all: a worker may ask at once that its pod is let in.
+        context.policies.tell_pods(told.clone());
         match &told {
             Told::All(objects) => {
                 let uid = |object: &Arc<Value>| {
@@ -281,6 +291,7 @@ async fn follow_boot(context: &Context, node: &str, up: &Up) -> Result<(), Clien
                     tracing::info!(node, uid, "removing a pod that is in the API no more");
                     up.agent().await?.remove_pod(&uid, 0).await?;
                     super::images::release(context, node, &uid).await;
+                    release_address(context, &uid).await;
                     context.pods.forget(&uid);
                 }
             }
@@ -320,6 +331,7 @@ pub(super) async fn delete_all(context: &Context, node: &str) {
             .collect()
     };
     for (uid, object) in on_it {
+        release_address(context, &uid).await;
         let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
         match context.kube.delete(&pod::path(&object), &options).await {
             Ok(_) => {}

@@ -59,6 +59,10 @@ impl Services {
         Self { network, uplink }
     }
 
+    pub(super) fn network(&self) -> Network {
+        self.network.clone()
+    }
+
     /// Starts; where pods are to be told, and what to abort in the end.
     pub(super) fn start(self, context: &Arc<Context>) -> (Sender, Vec<JoinHandle<()>>) {
         let (sender, news) = unbounded_channel();
@@ -129,37 +133,24 @@ struct State {
 impl State {
     fn take(&mut self, news: News) {
         let catalogue = &mut self.catalogue;
-        let of = match news {
+        let (of, all) = match news {
             News::Services(told) => {
                 self.balanced.take(&told);
-                match told {
-                    Told::All(objects) => {
-                        catalogue.retain_services(&objects);
-                        objects.iter().for_each(|object| catalogue.set_service(object));
-                        SERVICES
-                    }
-                    Told::One { object, gone: false } => return catalogue.set_service(&object),
-                    Told::One { object, gone: true } => return catalogue.remove_service(&object),
-                }
+                let (set, remove) = (Catalogue::set_service, Catalogue::remove_service);
+                (SERVICES, told.bring(catalogue, Catalogue::retain_services, set, remove))
             }
-            News::Slices(Told::All(objects)) => {
-                catalogue.retain_slices(&objects);
-                objects.iter().for_each(|object| catalogue.set_slice(object));
-                SLICES
+            News::Slices(told) => {
+                let (set, remove) = (Catalogue::set_slice, Catalogue::remove_slice);
+                (SLICES, told.bring(catalogue, Catalogue::retain_slices, set, remove))
             }
-            News::Slices(Told::One { object, gone: false }) => return catalogue.set_slice(&object),
-            News::Slices(Told::One { object, gone: true }) => {
-                return catalogue.remove_slice(&object);
+            News::Pods(told) => {
+                let (set, remove) = (Catalogue::set_pod, Catalogue::remove_pod);
+                ("pods", told.bring(catalogue, Catalogue::retain_pods, set, remove))
             }
-            News::Pods(Told::All(objects)) => {
-                catalogue.retain_pods(&objects);
-                objects.iter().for_each(|object| catalogue.set_pod(object));
-                "pods"
-            }
-            News::Pods(Told::One { object, gone: false }) => return catalogue.set_pod(&object),
-            News::Pods(Told::One { object, gone: true }) => return catalogue.remove_pod(&object),
         };
-        self.waiting.remove(of);
+        if all {
+            self.waiting.remove(of);
+        }
     }
 
     async fn bring(&mut self, network: &Network) -> Result<(), bulkhead_network::NetError> {

@@ -81,8 +81,11 @@ impl Worker {
         });
         let images = images::ensure(&self.context, &self.node, up, object, &self.uid);
         let resolved = data::resolve(&self.context.kube, &pod, around, &mut self.tokens);
-        let ready = async { tokio::join!(images, resolved, up.agent()) };
-        let (images, resolved, agent) = tokio::select! {
+        // Nothing of a pod starts before NetworkPolicies decide about its address.
+        let let_in =
+            self.context.policies.let_in(&self.uid, self.address, self.node.plan.link.ip());
+        let ready = async { tokio::join!(images, resolved, up.agent(), let_in) };
+        let (images, resolved, agent, ()) = tokio::select! {
             ready = ready => ready,
             // Seen in the next step.
             _ = deleted => return Next::Until(Instant::now()),
