@@ -9,6 +9,7 @@ use std::time::Duration;
 use bulkhead_agent_protocol::client::ClientError;
 use bulkhead_agent_protocol::{PodEvent, PodStatus};
 use bulkhead_host_api::ApiError;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -330,8 +331,8 @@ pub(super) async fn delete_all(context: &Context, node: &str) {
             })
             .collect()
     };
+    join_all(on_it.iter().map(|(uid, _)| release_address(context, uid))).await;
     for (uid, object) in on_it {
-        release_address(context, &uid).await;
         let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
         match context.kube.delete(&pod::path(&object), &options).await {
             Ok(_) => {}
