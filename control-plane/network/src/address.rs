@@ -16,7 +16,7 @@ pub const NODES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16);
 /// Services' addresses, as the API server gives them out.
 pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12);
 
-/// The cluster's DNS server.
+/// Where pods ask the cluster's DNS server.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// Every node's next hop, on the host's end of its tap.

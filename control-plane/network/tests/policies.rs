@@ -200,13 +200,24 @@ fn the_dns_server_is_known_as_the_pod_that_it_is_elsewhere() {
         let cluster = Cluster::new("a").await;
         let one = Guest::boot(&cluster, 1).await;
         let client = one.pod(2);
-        run(&format!("ip -n bulkhead-a addr add {DNS}/32 dev lo"));
-        // As the rules have it, which let pods ask the server.
-        run(
-            "ip netns exec bulkhead-a nft insert rule ip bulkhead input iifname 'tap*' ip daddr 10.96.0.10 udp dport 53 accept",
-        );
-        let server = Pod { namespace: "bulkhead-a".into(), ip: DNS };
-        server.serve_udp(53);
+        // The server shares the host's address, and its Service leads there.
+        run("ip netns exec bulkhead-a nft insert rule ip bulkhead input udp dport 53 accept");
+        let in_cluster = Pod { namespace: "bulkhead-a".into(), ip: HOST };
+        in_cluster.serve_udp(53);
+        in_cluster.serve(API_PORT);
+        let mut catalogue = services::Catalogue::new("a", cluster.uplink.cluster_address());
+        catalogue.set_service(&json!({
+            "metadata": {"namespace": "kube-system", "name": "kube-dns"},
+            "spec": {"clusterIP": DNS.to_string(), "ports": [{"port": 53, "protocol": "UDP"}]},
+        }));
+        catalogue.set_slice(&json!({
+            "metadata": {"namespace": "kube-system", "name": "kube-dns-1",
+                         "labels": {"kubernetes.io/service-name": "kube-dns"}},
+            "addressType": "IPv4", "ports": [{"name": "", "port": 53, "protocol": "UDP"}],
+            "endpoints": [{"addresses": [HOST.to_string()]}],
+        }));
+        let transaction = services::Maps::default().replace(catalogue.table());
+        cluster.network.apply(transaction).await.unwrap();
         let mut policies = Policies::new(&cluster).await;
         policies.pod(&client, "default", Value::Null).await;
         let ask = || {
@@ -224,11 +235,12 @@ fn the_dns_server_is_known_as_the_pod_that_it_is_elsewhere() {
         assert_eq!(ask().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
         let dns = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
                          "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}});
-        let rule = json!({"to": [dns], "ports": [{"protocol": "UDP", "port": 53}]});
+        let rule = json!({"to": [dns]});
         policies
             .policy("dns", json!({"podSelector": {}, "egress": [rule], "policyTypes": ["Egress"]}))
             .await;
         ask().unwrap();
+        refused(&client, HOST, API_PORT);
     });
 }
 

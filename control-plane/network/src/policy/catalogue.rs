@@ -58,11 +58,12 @@ pub struct Catalogue {
     rewritten: BTreeSet<PolicyId>,
     /// Addresses whose pods have gone since then.
     released: BTreeSet<Ipv4Addr>,
+    dns: Ipv4Addr,
     table: Table,
 }
 
 impl Catalogue {
-    /// Nothing yet, of a cluster whose DNS server is at `dns`.
+    /// Nothing yet, of a cluster whose DNS server is asked at `dns`.
     #[must_use]
     pub fn new(dns: Ipv4Addr) -> Self {
         let mut this = Self {
@@ -78,7 +79,8 @@ impl Catalogue {
             touched: BTreeSet::new(),
             rewritten: BTreeSet::new(),
             released: BTreeSet::new(),
-            table: Table::default(),
+            dns,
+            table: Table::new(0, dns),
         };
         this.set_pod(&json!({
             "metadata": {"uid": DNS, "namespace": "kube-system", "labels": {"k8s-app": DNS}},
@@ -221,7 +223,7 @@ impl Catalogue {
 
     /// All of it, as a table of this generation, in place of whatever tables there are.
     pub fn replace(&mut self, generation: u64) -> Transaction {
-        self.table = Table::new(generation);
+        self.table = Table::new(generation, self.dns);
         self.touched = self.pods.keys().cloned().collect();
         self.rewritten = self.policies.keys().copied().collect();
         Transaction { whole: true, ..self.changes() }

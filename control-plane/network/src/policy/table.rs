@@ -114,9 +114,11 @@ pub struct Transaction {
 }
 
 /// What a table holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     generation: u64,
+    /// The address at which pods ask the DNS server.
+    dns: Ipv4Addr,
     /// Whether it has been made.
     made: bool,
     sets: BTreeSet<Set>,
@@ -154,15 +156,24 @@ macro_rules! line {
 }
 
 impl Table {
-    pub(super) fn new(generation: u64) -> Self {
-        Self { generation, ..Self::default() }
+    pub(super) const fn new(generation: u64, dns: Ipv4Addr) -> Self {
+        Self {
+            generation,
+            dns,
+            made: false,
+            sets: BTreeSet::new(),
+            chains: BTreeSet::new(),
+            placements: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            next: 0,
+        }
     }
 
     pub(super) fn change(&mut self, change: Change) -> Transaction {
         let table = format!("{NAME}{}", self.generation);
         let mut script = Script::default();
         if !std::mem::replace(&mut self.made, true) {
-            script.made = skeleton(&table);
+            script.made = skeleton(&table, self.dns);
         }
         let fresh = change.sets.difference(&self.sets);
         for set in fresh {
@@ -313,8 +324,9 @@ fn group_chain(direction: Direction, number: u32) -> String {
 
 /// A table without a policy. It looks at what the cluster's own rules (at `filter`) have let
 /// through; in the cluster's namespace itself only the cluster's servers are, and what leaves pods
-/// for them is the pods' egress as all else.
-fn skeleton(table: &str) -> String {
+/// for them is the pods' egress as all else. The DNS server shares its address with others there,
+/// so it is known by the one at which it is asked, as long as a packet has that.
+fn skeleton(table: &str, dns: Ipv4Addr) -> String {
     let own = Set::Own;
     let types = own.types();
     let mut script = format!(
@@ -325,15 +337,21 @@ add map ip {table} egress {{ type ipv4_addr : verdict; }}
 add set ip {table} {own} {{ type {types}; }}
 "
     );
-    for (chain, hook, priority, lookup) in [
-        ("forward-egress", "forward", 1, "ip saddr vmap @egress"),
-        ("forward-ingress", "forward", 2, "ip daddr vmap @ingress"),
-        ("input-egress", "input", 1, "ip saddr vmap @egress"),
+    let known = "ct state established,related accept";
+    let (egress, ingress) = ("ip saddr vmap @egress", "ip daddr vmap @ingress");
+    let (for_others, for_dns) =
+        (format!("ip daddr != {dns} accept"), format!("ct original ip daddr {dns} accept"));
+    for (chain, hook, priority, rules) in [
+        ("dns-egress", "prerouting", "dstnat - 1", [for_others.as_str(), known, egress].as_slice()),
+        ("forward-egress", "forward", "filter + 1", &[known, egress]),
+        ("forward-ingress", "forward", "filter + 2", &[known, ingress]),
+        ("input-egress", "input", "filter + 1", &[known, &for_dns, egress]),
     ] {
-        let base = format!("type filter hook {hook} priority filter + {priority}; policy accept;");
+        let base = format!("type filter hook {hook} priority {priority}; policy accept;");
         line!(script, "add chain ip {table} {chain} {{ {base} }}");
-        line!(script, "add rule ip {table} {chain} ct state established,related accept");
-        line!(script, "add rule ip {table} {chain} {lookup}");
+        for rule in rules {
+            line!(script, "add rule ip {table} {chain} {rule}");
+        }
     }
     script
 }

@@ -201,7 +201,9 @@ fn packets() -> Vec<Packet> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig {
+        cases: 64, failure_persistence: None, ..ProptestConfig::default()
+    })]
     #[test]
     fn the_rules_let_through_what_the_policies_do(
         batches in prop::collection::vec(prop::collection::vec(step(), 1..6), 1..12)

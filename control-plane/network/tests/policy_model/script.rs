@@ -14,8 +14,8 @@ pub struct Ruleset(BTreeMap<String, Table>);
 #[derive(Debug, Default)]
 struct Table {
     chains: BTreeMap<String, Vec<String>>,
-    /// Base chains: hook, priority, name.
-    hooks: BTreeSet<(String, String, String)>,
+    /// Base chains: hook and name. All of them have their say, whatever their order.
+    hooks: BTreeSet<(String, String)>,
     /// Elements, and the values of a map's.
     sets: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -43,11 +43,11 @@ impl Ruleset {
         table.line(verb, kind, rest, line);
     }
 
-    /// Whether a connection's first packet comes through a hook.
+    /// Whether a connection's first packet comes in, and through a hook behind that.
     pub fn lets_through(&self, hook: &str, packet: &Packet) -> bool {
         self.0.values().all(|table| {
-            let hooks = table.hooks.iter().filter(|(at, ..)| at == hook);
-            hooks.into_iter().all(|(.., chain)| table.verdict(chain, packet) != Some(false))
+            let mut hooks = table.hooks.iter().filter(|(at, _)| at == "prerouting" || at == hook);
+            hooks.all(|(_, chain)| table.verdict(chain, packet) != Some(false))
         })
     }
 }
@@ -64,20 +64,8 @@ impl Table {
                 assert!(self.sets.insert(name, BTreeMap::new()).is_none(), "{line}");
             }
             ("add", "chain") => {
-                if let [
-                    "{",
-                    "type",
-                    "filter",
-                    "hook",
-                    hook,
-                    "priority",
-                    "filter",
-                    "+",
-                    priority,
-                    ..,
-                ] = rest[1..]
-                {
-                    self.hooks.insert((hook.into(), priority.into(), name.clone()));
+                if let ["{", "type", "filter", "hook", hook, ..] = rest[1..] {
+                    self.hooks.insert((hook.into(), name.clone()));
                 }
                 assert!(self.chains.insert(name, Vec::new()).is_none(), "{line}");
             }
@@ -144,6 +132,10 @@ impl Table {
                 ["jump", chain] => return self.verdict(chain, packet),
                 // Only first packets are sent here.
                 ["ct", "state", "established,related", ..] => return None,
+                ["ct", "original", "ip", "daddr", ip, ..] => {
+                    (*ip == packet.to.to_string()).then_some(5)?
+                }
+                ["ip", name, "!=", ip, ..] => (*ip != field(name)).then_some(4)?,
                 ["ip", name, "vmap", map] => {
                     let verdict = self.sets[&map[1..]].get(&field(name))?;
                     return self.verdict(verdict.strip_prefix("goto ").unwrap(), packet);
