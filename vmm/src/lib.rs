@@ -5,7 +5,7 @@
 //! 1. [`config`] checks what was asked for (`bulkhead_vmm_api::VmConfig`) and opens its files; after
 //!    that nothing is ever looked up by path.
 //! 2. [`vm`] builds the machine: [`memory`] in a memfd, the addresses of [`layout`], [`boot`] loads
-//!    kernel, initrd and command line into it, [`cpuid`] and [`interrupts`] describe the
+//!    kernel and initrd into it on a thread beside the rest, [`cpuid`] and [`interrupts`] describe the
 //!    processors, [`devices`] and [`virtio`] hang on a [`bus`].
 //! 3. [`vcpu`] runs each virtual CPU on a thread of its own. Port and MMIO exits are served there,
 //!    through the bus.

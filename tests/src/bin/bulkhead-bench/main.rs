@@ -1,7 +1,8 @@
 //! Measures Bulkhead against Debian's `qemu-system-x86_64 -M microvm` and prints the table.
 //!
 //! Both sides run in the same place, in turn, with the same kernel and initrd; a figure is the
-//! median of its runs, and what counts is the ratio. `ci/bench` prepares the files and sets the
+//! median of its runs, and what counts is the ratio. Below the table stands which memory this host
+//! gives huge pages: much of a boot's time depends on it. `ci/bench` prepares the files and sets the
 //! environment; in a place without usable KVM it starts this inside an emulated host. Arguments
 //! select parts (`boot memory idle block node`); without any, all are measured.
 
@@ -54,7 +55,24 @@ fn main() -> ExitCode {
         block::measure(&mut table);
     }
     print!("{table}");
+    println!("\n{}", huge_pages());
     ExitCode::SUCCESS
+}
+
+/// The host's choices that decide how dear a fault on a guest's memory is.
+fn huge_pages() -> String {
+    let choice = |file: &str| {
+        let path = format!("/sys/kernel/mm/transparent_hugepage/{file}");
+        let choices = std::fs::read_to_string(path).unwrap_or_default();
+        let chosen = choices.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        chosen.map_or_else(|| "none".to_owned(), |(chosen, _)| chosen.to_owned())
+    };
+    format!(
+        "Huge pages on this host: {:?} for shared memory, which Bulkhead's guests have, {:?} for \
+         private memory, which QEMU's have.",
+        choice("shmem_enabled"),
+        choice("enabled"),
+    )
 }
 
 /// The middle value.
