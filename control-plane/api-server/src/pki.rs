@@ -1,7 +1,8 @@
 //! A cluster's certificates and the kubeconfig that carries the admin's.
 //!
 //! One ECDSA P-256 authority per cluster. Whoever holds `admin.key` is `system:masters`; the host
-//! daemon is `system:host:HOSTNAME` in `system:hosts`; the API server shows `apiserver.crt` to
+//! daemon is `system:host:HOSTNAME` in `system:hosts`, the proxy of Ingresses
+//! `system:bulkhead:ingress`; the API server shows `apiserver.crt` to
 //! clients and to the kubelet endpoint, which shows `kubelet.crt`.
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::auth::ingress::INGRESS;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{
@@ -44,8 +46,8 @@ const DAY: time::Duration = time::Duration::DAY;
 /// Clusters are meant to outlive a laptop's dead clock battery and years in a drawer.
 const VALIDITY: time::Duration = time::Duration::days(3650);
 
-/// Makes what is missing of the PKI in `dir`: `ca`, `apiserver`, `admin`, `host` and `kubelet`,
-/// each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept. `service` is
+/// Makes what is missing of the PKI in `dir`: `ca`, `apiserver`, `admin`, `host`, `kubelet` and
+/// `ingress`, each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept. `service` is
 /// the address by which pods reach the API server.
 ///
 /// # Errors
@@ -86,6 +88,7 @@ pub fn init(dir: &Path, cluster: &str, hostname: &str, service: Ipv4Addr) -> Res
     leaf(dir, "admin", &ca, ("kubernetes-admin", Some("system:masters")), &[], client)?;
     leaf(dir, "host", &ca, (&host_user, Some("system:hosts")), &[], client)?;
     leaf(dir, "kubelet", &ca, ("bulkhead-kubelet", None), &local, server)?;
+    leaf(dir, "ingress", &ca, (INGRESS, None), &[], client)?;
     Ok(())
 }
 
@@ -215,11 +218,11 @@ mod tests {
             files
         };
         let first = files();
-        assert_eq!(first.len(), 11);
+        assert_eq!(first.len(), 13);
         fs::remove_file(dir.path().join("admin.crt")).unwrap();
         init(dir.path(), "demo", "box", Ipv4Addr::new(10, 96, 0, 1)).unwrap();
         let second = files();
-        assert_eq!(second.len(), 11);
+        assert_eq!(second.len(), 13);
         for ((path, before), (_, after)) in first.iter().zip(&second) {
             if path.extension().is_some_and(|extension| extension == "key") {
                 let mode = fs::metadata(path).unwrap().permissions().mode();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bulkhead_store::Store;
 
 use super::hosts::{self, NodeOwners, PodReferences};
+use super::ingress::{self, IngressReferences};
 use super::rbac::index::{Grant, RbacIndex};
 use super::{Action, MASTERS, User, rbac};
 use crate::feed::Feed;
@@ -18,6 +19,8 @@ pub enum Reason {
     Master,
     /// The user is a host, and it is its own.
     Host,
+    /// The user is the proxy of Ingresses, and one of those names it.
+    Ingress,
     /// A role grants it.
     Role(Grant),
 }
@@ -25,7 +28,7 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Master | Self::Host => Ok(()),
+            Self::Master | Self::Host | Self::Ingress => Ok(()),
             Self::Role(grant) => grant.fmt(f),
         }
     }
@@ -37,10 +40,11 @@ pub struct Authorizer {
     rbac: Feed<RbacIndex>,
     owners: Feed<NodeOwners>,
     references: Feed<PodReferences>,
+    ingresses: Feed<IngressReferences>,
 }
 
 impl Authorizer {
-    /// An authorizer that follows the roles, bindings, nodes and pods in `store`.
+    /// An authorizer that follows the roles, bindings, nodes, pods and ingresses in `store`.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -50,6 +54,10 @@ impl Authorizer {
             owners: Feed::start(Arc::clone(store), hosts::NODES, NodeOwners::default()).await?,
             references: Feed::start(Arc::clone(store), hosts::PODS, PodReferences::default())
                 .await?,
+            ingresses: {
+                let references = IngressReferences::default();
+                Feed::start(Arc::clone(store), ingress::PREFIX, references).await?
+            },
         })
     }
 
@@ -119,6 +127,9 @@ impl Authorizer {
             self.owners.catch_up().await;
             self.references.catch_up().await;
         }
+        if user.name == ingress::INGRESS {
+            self.ingresses.catch_up().await;
+        }
     }
 
     /// As [`permits`](Self::permits), of what is known at this moment.
@@ -131,6 +142,9 @@ impl Authorizer {
             && hosts::permits(host, action, self.owners.index(), self.references.index())
         {
             return Some(Reason::Host);
+        }
+        if user.name == ingress::INGRESS && ingress::permits(action, self.ingresses.index()) {
+            return Some(Reason::Ingress);
         }
         self.rbac.index().permits(user, action).map(Reason::Role)
     }

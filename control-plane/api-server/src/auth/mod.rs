@@ -11,6 +11,7 @@ pub mod admission;
 pub mod authorizer;
 pub mod hosts;
 pub mod impersonation;
+pub mod ingress;
 pub mod keys;
 pub mod rbac;
 pub mod review;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{GROUP, PolicyRule};
 use crate::api::{Api, Place, Target};
+use crate::auth::ingress::INGRESS;
 use crate::auth::{AUTHENTICATED, MASTERS, UNAUTHENTICATED};
 use crate::object;
 use crate::options::{DeleteOptions, WriteOptions};
@@ -227,6 +228,19 @@ const ROLES: &[Role] = &[
             ],
         )],
     },
+    // What it may read of Secrets, the authorizer says.
+    Role {
+        name: INGRESS,
+        part_of: None,
+        rules: &[
+            On(READ, "", &["services"]),
+            On(READ, "discovery.k8s.io", &["endpointslices"]),
+            On(READ, "networking.k8s.io", &["ingressclasses", "ingresses"]),
+            On(CREATE, "networking.k8s.io", &["ingressclasses"]),
+            On(&["patch", "update"], "networking.k8s.io", &["ingresses/status"]),
+            On(&["create", "patch"], "", &["events"]),
+        ],
+    },
     Role {
         name: "system:public-info-viewer",
         part_of: None,
@@ -246,6 +260,9 @@ const ROLES: &[Role] = &[
         )],
     },
 ];
+
+/// ClusterRoleBindings of single users: the role, whose name they have, and the user.
+const USERS: &[(&str, &str)] = &[(INGRESS, INGRESS)];
 
 /// ClusterRoleBindings: the role, whose name they have, and the groups.
 const BINDINGS: &[(&str, &[&str])] = &[
@@ -305,19 +322,21 @@ fn objects() -> Vec<(&'static str, Value)> {
         let rules: Vec<PolicyRule> = role.rules.iter().map(Into::into).collect();
         ("clusterroles", json!({"metadata": metadata(role.name, role.part_of), "rules": rules}))
     });
+    let subject = |kind: &str, name: &str| json!({"apiGroup": GROUP, "kind": kind, "name": name});
     let bindings = BINDINGS.iter().map(|(role, groups)| {
-        let subjects: Vec<Value> = groups
-            .iter()
-            .map(|group| json!({"apiGroup": GROUP, "kind": "Group", "name": group}))
-            .collect();
-        let binding = json!({
-            "metadata": metadata(role, None),
-            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
-            "subjects": subjects,
-        });
-        ("clusterrolebindings", binding)
+        binding(role, groups.iter().map(|group| subject("Group", group)).collect())
     });
-    aggregated.chain(roles).chain(bindings).collect()
+    let users = USERS.iter().map(|(role, user)| binding(role, vec![subject("User", user)]));
+    aggregated.chain(roles).chain(bindings).chain(users).collect()
+}
+
+fn binding(role: &str, subjects: Vec<Value>) -> (&'static str, Value) {
+    let binding = json!({
+        "metadata": metadata(role, None),
+        "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+        "subjects": subjects,
+    });
+    ("clusterrolebindings", binding)
 }
 
 /// Makes what is missing.
