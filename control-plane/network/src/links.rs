@@ -63,16 +63,22 @@ impl Links {
         request.execute().await.map_err(NetError::netlink(format!("adding the address {ip}")))
     }
 
-    /// Leads a network to a link, by way of `gateway` if there is one.
+    /// Leads a network to a link, by way of `gateway` if there is one. What is sent there from here
+    /// comes from `source`, or else from the link's address.
     async fn route(
         &self,
         network: Ipv4Net,
         index: u32,
         gateway: Option<Ipv4Addr>,
+        source: Option<Ipv4Addr>,
     ) -> Result<(), NetError> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(network.addr(), network.prefix_len())
             .output_interface(index);
+        let route = match source {
+            Some(source) => route.pref_source(source),
+            None => route,
+        };
         let route = match gateway {
             Some(gateway) => route.gateway(gateway).onlink(),
             None => route.scope(RouteScope::Link),
@@ -122,8 +128,8 @@ pub(crate) fn configure_tap(link: &NodeLink) -> Result<(), NetError> {
             .execute()
             .await
             .map_err(NetError::netlink(format!("fixing the neighbour {}", link.ip())))?;
-        links.route(link.ip().into(), index, None).await?;
-        links.route(link.pods, index, Some(link.ip())).await
+        links.route(link.ip().into(), index, None, Some(HOST)).await?;
+        links.route(link.pods, index, Some(link.ip()), Some(HOST)).await
     })
 }
 
@@ -165,8 +171,8 @@ pub(crate) fn configure_inside(name: &str, uplink: Uplink) -> Result<(), NetErro
     netlink(async |links| {
         links.up(index).await?;
         let gateway = uplink.host_address();
-        links.route(gateway.into(), index, None).await?;
-        links.route(Ipv4Net::default(), index, Some(gateway)).await?;
+        links.route(gateway.into(), index, None, None).await?;
+        links.route(Ipv4Net::default(), index, Some(gateway), None).await?;
         // Last: by it a finished uplink is known.
         links.address(index, uplink.cluster_address()).await
     })
@@ -179,8 +185,8 @@ pub(crate) fn configure_outside(name: &str, uplink: Uplink) -> Result<(), NetErr
         links.up(index).await?;
         links.address(index, uplink.host_address()).await?;
         let cluster = uplink.cluster_address();
-        links.route(cluster.into(), index, None).await?;
-        links.route(uplink.network(), index, Some(cluster)).await
+        links.route(cluster.into(), index, None, None).await?;
+        links.route(uplink.network(), index, Some(cluster), None).await
     })
 }
 

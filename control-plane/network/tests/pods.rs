@@ -191,6 +191,20 @@ fn the_host_has_no_way_into_pods() {
 }
 
 #[test]
+fn what_runs_in_the_clusters_namespace_reaches_pods_as_the_host() {
+    isolated("what_runs_in_the_clusters_namespace_reaches_pods_as_the_host", async || {
+        let cluster = Cluster::new("a").await;
+        let one = cluster.node(1).await;
+        in_namespace("bulkhead-a", || {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            socket.send_to(b"hello", (pod(1, 2), 5000)).unwrap();
+        });
+        let seen = one.receive();
+        assert_eq!((seen.word.as_str(), seen.from), ("hello", HOST));
+    });
+}
+
+#[test]
 fn what_an_earlier_daemon_left_is_kept_or_repaired() {
     isolated("what_an_earlier_daemon_left_is_kept_or_repaired", async || {
         make_outside();
