@@ -120,7 +120,9 @@ pub(crate) enum Cluster {
   name: demo
   nodes: 3
   node: {cpus: 2, memory: 512M, disk: 8G}
-  apiPort: 6443              # a free port unless set
+  apiPort: 6443              # a free port unless set, as the next two
+  httpPort: 8080             # where Ingresses are served
+  httpsPort: 8443
   podCidr: 10.244.0.0/16     # a /24 of it for each node
   kernel: ./vmlinux          # instead of the node image's
 
@@ -205,6 +207,12 @@ pub(crate) struct Create {
     /// Port of the Kubernetes API on this machine's loopback [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) api_port: Option<u16>,
+    /// Port on this machine's loopback where Ingresses are served over HTTP [default: a free one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) http_port: Option<u16>,
+    /// Port on this machine's loopback where Ingresses are served over HTTPS [default: a free one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) https_port: Option<u16>,
     /// Kernel that the nodes boot, an ELF vmlinux or a bzImage [default: the node image's]
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,

@@ -24,6 +24,8 @@ struct File {
     #[serde(default)]
     node: FileShape,
     api_port: Option<u16>,
+    http_port: Option<u16>,
+    https_port: Option<u16>,
     pod_cidr: Option<String>,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
@@ -52,6 +54,8 @@ pub(crate) fn of_create(create: &Create) -> Result<ClusterConfig> {
     let mut config =
         of_shape(&name, create.nodes.or(file.nodes).unwrap_or(1), laid_over(&create.shape, shape))?;
     config.api_port = create.api_port.or(file.api_port);
+    config.http_port = create.http_port.or(file.http_port);
+    config.https_port = create.https_port.or(file.https_port);
     if let Some(pod_cidr) = file.pod_cidr {
         config.pod_cidr = pod_cidr;
     }
@@ -122,6 +126,8 @@ mod tests {
             nodes: None,
             shape,
             api_port: None,
+            http_port: None,
+            https_port: Some(8443),
             kernel: None,
             initrd: None,
             config: Some(file.path().to_owned()),
@@ -130,9 +136,11 @@ mod tests {
 
     #[test]
     fn a_file_says_it_all_and_flags_override_it() {
-        let text = "name: a\nnodes: 3\nnode:\n  cpus: 2\n  memory: 512M\napiPort: 6443\n";
+        let text = "name: a\nnodes: 3\nnode:\n  cpus: 2\n  memory: 512M\napiPort: 6443\n\
+                    httpPort: 8080\nhttpsPort: 1\n";
         let config = create(text, None, Shape::default()).unwrap();
         assert_eq!((config.name.as_str(), config.nodes, config.api_port), ("a", 3, Some(6443)));
+        assert_eq!((config.http_port, config.https_port), (Some(8080), Some(8443)));
         assert_eq!((config.node.cpus, config.node.memory), (2, 512 << 20));
         assert_eq!(config.node.disk, NodeShape::default().disk);
 

@@ -34,6 +34,8 @@ fn a_cluster_is_created_listed_and_deleted() {
     let created = run(&["cluster", "create", "demo"]);
     assert_eq!(created.code, 0, "{created:?}");
     assert!(created.stdout.starts_with("cluster demo is ready in "), "{created:?}");
+    let served = "\nIngresses are served at http://127.0.0.1:8080 and https://127.0.0.1:8443\n";
+    assert!(created.stdout.contains(served), "{created:?}");
     assert_eq!(daemon.clusters(), ["demo"]);
     assert_eq!(claims(home.path()), 0, "it is the user's from now on");
 
@@ -43,6 +45,8 @@ fn a_cluster_is_created_listed_and_deleted() {
     let json: serde_json::Value =
         serde_json::from_str(&run(&["cluster", "status", "demo", "-o", "json"]).stdout).unwrap();
     assert_eq!(json["nodes"][0]["name"], "demo-1");
+    assert_eq!(json["ingress"], serde_json::json!({"http": 8080, "https": 8443}));
+    assert!(run(&["cluster", "status", "demo"]).stdout.contains(served));
 
     assert_eq!(run(&["kubeconfig", "demo", "--merge"]).code, 0);
     let kubeconfig = home.path().join(".kube/config");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use bulkhead_host_api::client::ClientError;
-use bulkhead_host_api::{ClusterConfig, ClusterName, ClusterStatus, NodeStatus};
+use bulkhead_host_api::{ClusterConfig, ClusterName, ClusterStatus, IngressPorts, NodeStatus};
 
 use super::backup;
 use super::signals::{self, Signals};
@@ -77,12 +77,20 @@ async fn create(create: &Create) -> Result<ExitCode> {
     let many = if config.nodes == 1 { "node" } else { "nodes" };
     print(&format!(
         "cluster {name} is ready in {:.1} s: {} {many}, {}\n\
+         Ingresses are served at {}\n\
          Next: bulkhead kubeconfig {name} --merge && kubectl get nodes\n",
         started.elapsed().as_secs_f64(),
         config.nodes,
         cluster.server,
+        ingress(&cluster),
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where a cluster's Ingresses are served.
+fn ingress(cluster: &ClusterStatus) -> String {
+    let IngressPorts { http, https } = cluster.ingress;
+    format!("http://127.0.0.1:{http} and https://127.0.0.1:{https}")
 }
 
 /// What became of making a cluster.
@@ -188,7 +196,8 @@ fn age(created: &str) -> String {
 }
 
 fn status(cluster: &ClusterStatus) -> String {
-    list(std::slice::from_ref(cluster)) + "\n" + &nodes(&cluster.nodes)
+    let list = list(std::slice::from_ref(cluster));
+    format!("{list}\nIngresses are served at {}\n\n{}", ingress(cluster), nodes(&cluster.nodes))
 }
 
 /// A table of nodes.

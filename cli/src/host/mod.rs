@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use bulkhead_host_api::client::{Client, ClientError};
-use bulkhead_host_api::{ClusterName, ClusterStatus};
+use bulkhead_host_api::{ClusterName, ClusterStatus, IngressPorts};
 
 use self::verdict::Kvm;
 use crate::progress::{self, Progress};
@@ -183,8 +183,8 @@ impl Host {
         if self.is_emulated() {
             let mut ports = Vec::new();
             for cluster in self.client.clusters().await? {
-                self.server(&cluster).await?;
-                ports.push(port(&cluster)?);
+                ports.extend([port(&cluster)?, cluster.ingress.http, cluster.ingress.https]);
+                self.seen_from_here(cluster).await?;
             }
             emulated::retain_forwards(&self.home, ports).await?;
         }
@@ -218,6 +218,12 @@ impl Host {
 
     async fn seen_from_here(&self, mut cluster: ClusterStatus) -> Result<ClusterStatus> {
         cluster.server = self.server(&cluster).await?;
+        if self.is_emulated() {
+            let IngressPorts { http, https } = &mut cluster.ingress;
+            for port in [http, https] {
+                *port = emulated::forward(&self.home, *port).await?;
+            }
+        }
         Ok(cluster)
     }
 

@@ -197,6 +197,7 @@ fn cluster(name: &str) -> String {
         "config": {"name": name},
         "phase": "Running",
         "server": "https://127.0.0.1:6443",
+        "ingress": {"http": 8080, "https": 8443},
         "created": "2030-01-01T00:00:00Z",
         "nodes": [{
             "name": format!("{name}-1"),

@@ -53,6 +53,12 @@ pub struct ClusterConfig {
     /// Port of the Kubernetes API on the host's loopback. Unset: a free one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_port: Option<u16>,
+    /// Port on the host's loopback where Ingresses are served over HTTP. Unset: a free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_port: Option<u16>,
+    /// Port on the host's loopback where Ingresses are served over HTTPS. Unset: a free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https_port: Option<u16>,
     /// The pods' network, an IPv4 CIDR; each node gets a /24 of it.
     #[serde(default = "pod_cidr")]
     pub pod_cidr: String,
@@ -113,10 +119,22 @@ pub struct ClusterStatus {
     pub phase: ClusterPhase,
     /// `https://127.0.0.1:<port>`.
     pub server: String,
+    /// Where its Ingresses are served.
+    pub ingress: IngressPorts,
     /// When it was created, RFC 3339.
     pub created: String,
     /// Its nodes, by index.
     pub nodes: Vec<NodeStatus>,
+}
+
+/// Ports on the host's loopback where a cluster's Ingresses are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IngressPorts {
+    /// Over HTTP.
+    pub http: u16,
+    /// Over HTTPS.
+    pub https: u16,
 }
 
 /// The states of a cluster.

@@ -28,7 +28,8 @@ pub(crate) async fn init(
     dir: &ClusterDir,
     port: u16,
 ) -> Result<(), ApiError> {
-    if dir.kubeconfig().exists() {
+    // One that was made before there was an ingress gets what that needs.
+    if dir.kubeconfig().exists() && dir.pki().join("ingress.crt").exists() {
         return Ok(());
     }
     crate::home::create_private(dir.path())

@@ -10,7 +10,6 @@ mod nodes;
 mod recovery;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -24,10 +23,12 @@ use crate::api_server;
 use crate::config::Checked;
 use crate::daemon::Host;
 use crate::fault;
+use crate::ingress;
 use crate::kubelet::client::Kube;
 use crate::kubelet::{Kubelet, Services};
 use crate::memory::Memory;
 use crate::node_image::keep_kernel;
+use crate::ports::{self, Ports};
 use crate::process::{self, Process};
 use crate::progress::Reporter;
 use crate::state::ClusterRow;
@@ -52,6 +53,7 @@ pub(crate) struct Clusters {
 #[derive(Debug)]
 struct Running {
     api_server: Supervisor,
+    ingress: Supervisor,
     kubelet: Kubelet,
     network: Network,
     nodes: Mutex<BTreeMap<u32, Arc<Node>>>,
@@ -69,6 +71,7 @@ impl Running {
         }
         stops.join_all().await;
         self.kubelet.stop(gently).await;
+        self.ingress.stop().await;
         self.api_server.stop().await;
     }
 }
@@ -104,6 +107,7 @@ impl Clusters {
         });
         Ok(ClusterStatus {
             nodes: nodes.collect(),
+            ingress: self.ports(name, &row)?.ingress,
             phase: row.phase,
             server: format!("https://127.0.0.1:{}", row.api_port),
             created: row.created,
@@ -145,9 +149,10 @@ impl Clusters {
             }
             self.admit(&vec![checked.config.node.memory; checked.config.nodes as usize])?;
             self.host.node_image().await?;
-            let port = free_port(checked.config.api_port)?;
+            let ports = Ports::pick(&checked.config, None, None)?;
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-            self.host.state.insert_cluster(&checked, port, &now, None)?;
+            self.host.state.insert_cluster(&checked, ports.api, &now, None)?;
+            self.host.state.set_ingress_ports(&name, ports.ingress)?;
             self.host.state.cluster(&name)?
         };
         let _guard = lock.lock().await;
@@ -261,11 +266,15 @@ impl Clusters {
         let plan = api_server::plan(&self.host.programs, &dir, row.api_port, &network);
         let api_server = Supervisor::start(plan, adopted.remove(dir.path()));
         let ready = api_server::ready(&api_server, &kube).await;
+        let ports = self.ports(name, row)?;
+        let plan = ingress::plan(&self.host.programs, &dir, ports.api, ports.ingress, &network);
+        let left = adopted.remove(&plan.dir);
+        let is_new = row.phase == ClusterPhase::Creating;
         let kubelet = match ready {
             Ok(()) => {
                 let network = Services::new(network.clone(), uplink);
-                Kubelet::start(Arc::clone(&self.host), name.clone(), &dir.pki(), kube, network)
-                    .await
+                let (host, kube) = (Arc::clone(&self.host), kube.clone());
+                Kubelet::start(host, name.clone(), &dir.pki(), kube, network).await
             }
             Err(error) => Err(error),
         };
@@ -276,7 +285,9 @@ impl Clusters {
                 return Err(error);
             }
         };
-        let running = Arc::new(Running { api_server, kubelet, network, nodes: Mutex::default() });
+        let ingress = Supervisor::start(plan, left);
+        let nodes = Mutex::default();
+        let running = Arc::new(Running { api_server, ingress, kubelet, network, nodes });
         self.running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -286,7 +297,23 @@ impl Clusters {
         for node in removing {
             self.drop_node(name, &node).await?;
         }
-        self.boot(name, row, &running, &nodes, adopted, progress).await
+        let served =
+            async { if is_new { ingress::ready(&running.ingress, &kube).await } else { Ok(()) } };
+        let booted = self.boot(name, row, &running, &nodes, adopted, progress);
+        tokio::try_join!(booted, served).map(drop)
+    }
+
+    /// The ports of a cluster. One that was made before Ingresses were served gets some.
+    fn ports(&self, name: &ClusterName, row: &ClusterRow) -> Result<Ports> {
+        let ingress = match self.host.state.ingress_ports(name)? {
+            Some(ports) => ports,
+            None => {
+                let ports = ports::pick_ingress(&row.config)?;
+                self.host.state.set_ingress_ports(name, ports)?;
+                ports
+            }
+        };
+        Ok(Ports { api: row.api_port, ingress })
     }
 
     /// Ends what runs of a cluster.
@@ -332,20 +359,6 @@ impl Clusters {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(locks.entry(name.clone()).or_default())
     }
-}
-
-/// The wanted port if nothing listens there, else a free one.
-fn free_port(wanted: Option<u16>) -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", wanted.unwrap_or(0))).map_err(|error| {
-        let port = wanted.unwrap_or(0);
-        match error.kind() {
-            std::io::ErrorKind::AddrInUse => fault::conflict(format!(
-                "port {port} on 127.0.0.1 is in use: name another as apiPort, or none"
-            )),
-            _ => fault::invalid(format!("port {port} on 127.0.0.1: {error}")),
-        }
-    })?;
-    listener.local_addr().map(|address| address.port()).map_err(fault::internal)
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Value> {

@@ -74,8 +74,20 @@ impl Checked {
             )));
         }
         check_shape(&config.node)?;
-        if config.api_port == Some(0) {
-            return Err(fault::invalid("apiPort: 0 is no port; leave it out for a free one"));
+        let ports = [
+            ("apiPort", config.api_port),
+            ("httpPort", config.http_port),
+            ("httpsPort", config.https_port),
+        ];
+        for (index, (field, port)) in ports.iter().enumerate() {
+            if *port == Some(0) {
+                let why = format!("{field}: 0 is no port; leave it out for a free one");
+                return Err(fault::invalid(why));
+            }
+            let same = ports.iter().take(index).find(|(_, other)| port.is_some() && other == port);
+            if let Some((other, _)) = same {
+                return Err(fault::invalid(format!("{field}: is {other} as well")));
+            }
         }
         for (field, file) in [("kernel", &config.kernel), ("initrd", &config.initrd)] {
             if let Some(path) = file.as_ref().filter(|path| !path.is_absolute()) {
@@ -168,6 +180,16 @@ mod tests {
         assert_eq!(error.message, "kernel: k is not an absolute path");
         let error = check(r#"{"name": "a", "initrd": "/i"}"#).unwrap_err();
         assert!(error.message.contains("goes with a kernel"), "{error}");
+    }
+
+    #[test]
+    fn ports_are_not_0_and_not_the_same() {
+        let check = |json: &str| Checked::new(parse_body(json.as_bytes()).unwrap()).map(drop);
+        check(r#"{"name": "a", "apiPort": 1, "httpPort": 2, "httpsPort": 3}"#).unwrap();
+        let error = check(r#"{"name": "a", "httpPort": 0}"#).unwrap_err();
+        assert_eq!(error.message, "httpPort: 0 is no port; leave it out for a free one");
+        let error = check(r#"{"name": "a", "apiPort": 2, "httpsPort": 2}"#).unwrap_err();
+        assert_eq!(error.message, "httpsPort: is apiPort as well");
     }
 
     #[test]

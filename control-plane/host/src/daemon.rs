@@ -20,13 +20,18 @@ use crate::state::State;
 pub(crate) struct Programs {
     pub(crate) vmm: PathBuf,
     pub(crate) api_server: PathBuf,
+    pub(crate) ingress: PathBuf,
 }
 
 impl Programs {
     pub(crate) fn beside_this_one() -> std::io::Result<Self> {
         let this = std::env::current_exe()?;
         let dir = this.parent().unwrap_or_else(|| Path::new("/"));
-        Ok(Self { vmm: dir.join("bulkhead-vmm"), api_server: dir.join("bulkhead-api-server") })
+        Ok(Self {
+            vmm: dir.join("bulkhead-vmm"),
+            api_server: dir.join("bulkhead-api-server"),
+            ingress: dir.join("bulkhead-ingress"),
+        })
     }
 }
 

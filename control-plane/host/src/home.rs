@@ -119,6 +119,15 @@ impl ClusterDir {
         self.0.join("api-server.log")
     }
 
+    /// What the proxy of Ingresses serves.
+    pub(crate) fn ingress(&self) -> PathBuf {
+        self.0.join("ingress")
+    }
+
+    pub(crate) fn ingress_log(&self) -> PathBuf {
+        self.0.join("ingress.log")
+    }
+
     pub(crate) fn node(&self, node: &str) -> PathBuf {
         self.0.join("nodes").join(node)
     }

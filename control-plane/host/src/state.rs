@@ -8,7 +8,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bulkhead_host_api::{ApiError, ClusterConfig, ClusterName, ClusterPhase, NodeShape};
+use bulkhead_host_api::{
+    ApiError, ClusterConfig, ClusterName, ClusterPhase, IngressPorts, NodeShape,
+};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::config::{Checked, cluster_name};
@@ -22,6 +24,11 @@ const SCHEMA: &str = "
         api_port INTEGER NOT NULL,
         created TEXT NOT NULL,
         next_index INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS ingress_ports (
+        cluster TEXT PRIMARY KEY REFERENCES clusters ON DELETE CASCADE,
+        http INTEGER NOT NULL,
+        https INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS nodes (
         cluster TEXT NOT NULL REFERENCES clusters ON DELETE CASCADE,
@@ -126,6 +133,25 @@ impl State {
             .optional()
             .map_err(failed)?
             .ok_or_else(|| no_cluster(name))
+    }
+
+    /// Where a cluster's Ingresses are served, if that has been decided.
+    pub(crate) fn ingress_ports(&self, name: &ClusterName) -> Result<Option<IngressPorts>> {
+        self.db()
+            .query_row(
+                "SELECT http, https FROM ingress_ports WHERE cluster = ?1",
+                params![name.as_str()],
+                |row| Ok(IngressPorts { http: row.get(0)?, https: row.get(1)? }),
+            )
+            .optional()
+            .map_err(failed)
+    }
+
+    /// Decides where a cluster's Ingresses are served.
+    pub(crate) fn set_ingress_ports(&self, name: &ClusterName, ports: IngressPorts) -> Result<()> {
+        let query = "INSERT OR REPLACE INTO ingress_ports VALUES (?1, ?2, ?3)";
+        let changed = self.db().execute(query, params![name.as_str(), ports.http, ports.https]);
+        changed.map(drop).map_err(failed)
     }
 
     /// Notes a cluster and its nodes as being created. Of several at once with one name, the
@@ -496,10 +522,15 @@ mod tests {
         state.add_range(name, "a-1", &range).unwrap();
         assert_eq!(state.ranges(name, "a-1").unwrap(), [range]);
         state.set_pod_address(name, "a-1", "u", Ipv4Addr::LOCALHOST).unwrap();
+        assert_eq!(state.ingress_ports(name).unwrap(), None);
+        let ports = IngressPorts { http: 80, https: 443 };
+        state.set_ingress_ports(name, ports).unwrap();
+        assert_eq!(state.ingress_ports(name).unwrap(), Some(ports));
         state.remove_cluster(name).unwrap();
         assert!(state.ranges(name, "a-1").unwrap().is_empty());
         assert!(state.pod_addresses(name, "a-1").unwrap().is_empty());
         assert!(state.nodes(name).unwrap().is_empty());
+        assert_eq!(state.ingress_ports(name).unwrap(), None);
         assert_eq!(state.cluster(name).unwrap_err().reason, "NotFound");
     }
 }

@@ -8,16 +8,19 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use bulkhead_host_api::{ClusterConfig, ClusterName, ClusterPhase, NodeShape, RotatedKey};
+use bulkhead_host_api::{
+    ClusterConfig, ClusterName, ClusterPhase, IngressPorts, NodeShape, RotatedKey,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Clusters, Result, free_port};
+use super::{Clusters, Result};
 use crate::config::{Checked, MAX_NODES, check_shape};
 use crate::fault;
+use crate::ports::Ports;
 use crate::process;
 use crate::progress::Reporter;
 use crate::state::NodeRow;
@@ -34,6 +37,8 @@ const SEAL_POLL: Duration = Duration::from_millis(50);
 struct About {
     config: ClusterConfig,
     api_port: u16,
+    #[serde(default)]
+    ingress: Option<IngressPorts>,
     nodes: Vec<SavedNode>,
     /// When it was made, RFC 3339, and by which version: for people.
     made: String,
@@ -69,6 +74,7 @@ impl Clusters {
         let about = About {
             config: row.config,
             api_port: row.api_port,
+            ingress: self.host.state.ingress_ports(name)?,
             nodes: saved.collect(),
             made: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -155,17 +161,15 @@ impl Clusters {
             let wanted: Vec<u64> = nodes.iter().map(|node| node.shape.memory).collect();
             self.admit(&wanted)?;
             self.host.node_image().await?;
-            let port = match checked.config.api_port {
-                Some(port) => free_port(Some(port))?,
-                // Kubeconfigs that are about go on to hold, if they can.
-                None => free_port(Some(about.api_port)).or_else(|_| free_port(None))?,
-            };
+            // Kubeconfigs and links that are about go on to hold, if they can.
+            let ports = Ports::pick(&checked.config, Some(about.api_port), about.ingress)?;
             if self.check_replaceable(name)? {
                 progress.step(format!("deleting the stopped cluster {name}"), 0, 0);
                 self.remove(name, process::find(self.host.home.cluster(name).path())).await?;
             }
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-            self.host.state.insert_cluster(&checked, port, &now, Some(&nodes))?;
+            self.host.state.insert_cluster(&checked, ports.api, &now, Some(&nodes))?;
+            self.host.state.set_ingress_ports(name, ports.ingress)?;
         }
         let row = self.host.state.cluster(name)?;
         let dir = self.host.home.cluster(name);
