@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::certificates::{Certificates, Hosts};
 use crate::proxy::{Proxy, Route};
@@ -35,6 +36,9 @@ const SLICES: Kind = Kind::new("discovery.k8s.io", "v1", "endpointslices");
 const COMPONENT: &str = "bulkhead-ingress";
 /// How long to wait before the class is made again after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long Secrets that are not known are waited for at the start.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What has changed.
 #[derive(Debug)]
@@ -115,8 +119,17 @@ impl Controller {
     async fn follow(mut self, mut news: UnboundedReceiver<News>, ready: oneshot::Sender<()>) {
         let mut ready = Some(ready);
         let mut pending = Pending::default();
-        while let Some(first) = news.recv().await {
-            self.take(first, &mut pending);
+        loop {
+            let next = match ready.is_some() && self.waiting.is_empty() {
+                true => timeout(PATIENCE, news.recv()).await,
+                false => Ok(news.recv().await),
+            };
+            match next {
+                Ok(Some(first)) => self.take(first, &mut pending),
+                Ok(None) => return,
+                // What is known is better than nothing.
+                Err(_) => tell_ready(&mut ready),
+            }
             // What has come at once is one change.
             while let Ok(next) = news.try_recv() {
                 self.take(next, &mut pending);
@@ -131,11 +144,8 @@ impl Controller {
                 self.move_endpoints(&services);
             }
             // Before that, a restart would show clients the default certificate.
-            if self.secrets.are_known()
-                && let Some(ready) = ready.take()
-            {
-                // Nobody may wait for it any more.
-                let _ = ready.send(());
+            if self.secrets.are_known() {
+                tell_ready(&mut ready);
             }
         }
     }
@@ -241,6 +251,13 @@ impl Controller {
         {
             upstream.set(&self.slices.targets(&to.service, &to.port));
         }
+    }
+}
+
+fn tell_ready(ready: &mut Option<oneshot::Sender<()>>) {
+    if let Some(ready) = ready.take() {
+        // Nobody may wait for it any more.
+        let _ = ready.send(());
     }
 }
 

@@ -152,7 +152,7 @@ impl Exchange {
                         ConnectError::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
                         ConnectError::Failed(_) => StatusCode::BAD_GATEWAY,
                     };
-                    tracing::info!(upstream = upstream.name(), %error, "a request failed");
+                    tracing::debug!(upstream = upstream.name(), %error, "a request failed");
                     return answer::says(status, &error);
                 }
             };
@@ -183,7 +183,7 @@ impl Exchange {
                 None => break,
             }
         }
-        tracing::info!(upstream = upstream.name(), error = why, "a request failed");
+        tracing::debug!(upstream = upstream.name(), error = why, "a request failed");
         answer::says(StatusCode::BAD_GATEWAY, &format!("the backend failed: {why}"))
     }
 

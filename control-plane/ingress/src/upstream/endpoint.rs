@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -20,6 +21,9 @@ const MAX_IDLE: usize = 64;
 pub(super) const SUSPICION: Duration = Duration::from_secs(5);
 /// How long what was sent may stay without acknowledgement: then the machine is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// How often the other end of a silent connection is asked whether it is still there.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A connection that takes one request at a time.
 pub(crate) type Sender = SendRequest<Body>;
@@ -89,7 +93,11 @@ impl Endpoint {
         let stream = TcpStream::connect(self.target.address).await?;
         stream.set_nodelay(true)?;
         let limit = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
-        rustix::net::sockopt::set_tcp_user_timeout(&stream, limit)?;
+        // So that it ends with the machine, be it in the midst of a long answer.
+        sockopt::set_tcp_user_timeout(&stream, limit)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, PROBE)?;
+        sockopt::set_tcp_keepintvl(&stream, PROBE)?;
         let handshake = http1::Builder::new()
             .max_headers(crate::server::MAX_HEADERS)
             .handshake(TokioIo::new(stream))
