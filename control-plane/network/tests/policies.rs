@@ -114,10 +114,12 @@ fn a_pod_is_reached_by_those_that_its_policies_admit() {
 
         let from = |peer: Value, ports: Value| {
             json!({"podSelector": {"matchLabels": {"app": "web"}},
-                   "ingress": [{"from": [peer], "ports": ports}]})
+                   "ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}, peer], "ports": ports}]})
         };
         let clients = || json!({"podSelector": {"matchLabels": {"app": "client"}}});
-        policies.policy("admit", from(clients(), json!([{"port": "http"}]))).await;
+        policies
+            .policy("admit", from(clients(), json!([{"port": "http"}, {"protocol": "UDP"}])))
+            .await;
         near.ask(web.ip, 80);
         refused(&near, web.ip, 81);
         refused(&far, web.ip, 80);

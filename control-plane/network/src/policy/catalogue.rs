@@ -395,15 +395,8 @@ impl Catalogue {
         let rules = self.policies.get(&id).and_then(|policy| policy.rules.get(&direction));
         let pods = |selector: &PodSelector| Set::Pods(self.selectors.number(selector)).to_string();
         let named = |name: &PortName| Set::Ports(self.port_names.number(name)).to_string();
-        let mut lines: Vec<String> = Vec::new();
-        for line in
-            rules.into_iter().flatten().flat_map(|rule| rule.lines(direction, &pods, &named))
-        {
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
-        lines
+        let rules = rules.into_iter().flatten();
+        rules.flat_map(|rule| rule.lines(direction, &pods, &named)).collect()
     }
 
     /// What the table must hold of a pod.

@@ -1,6 +1,6 @@
 //! A NetworkPolicy's `spec`, read into what its rules ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use bulkhead_client::object::{list, text};
@@ -173,14 +173,24 @@ impl Rule {
             .map_or_else(|| vec![String::new()], |peers| peers.matches(direction.peer(), pods));
         let ports =
             self.ports.as_ref().map_or_else(|| vec![String::new()], |ports| ports.matches(named));
-        let line = |peer: &String, port: &String| format!("{peer}{port}accept");
-        peers.iter().flat_map(|peer| ports.iter().map(move |port| line(peer, port))).collect()
+        if peers.len() == 1 || ports.len() == 1 {
+            let line = |peer: &String, port: &String| format!("{peer}{port}accept");
+            return peers
+                .iter()
+                .flat_map(|p| ports.iter().map(move |port| line(p, port)))
+                .collect();
+        }
+        // First the ones, then the others: each with each would be too many.
+        let mut lines = vec!["meta mark set 0".to_owned()];
+        lines.extend(peers.iter().map(|peer| format!("{peer}meta mark set 1")));
+        lines.extend(ports.iter().map(|port| format!("meta mark 1 {port}accept")));
+        lines
     }
 }
 
 impl Peers {
     fn read(peers: &[Value], namespace: &str) -> Result<Self, SelectorError> {
-        let mut all = Self::default();
+        let (mut all, mut seen) = (Self::default(), HashSet::new());
         for peer in peers {
             let block = &peer["ipBlock"];
             if block.is_object() {
@@ -193,7 +203,7 @@ impl Peers {
             };
             let selector =
                 PodSelector { namespaces, labels: Selector::read(&peer["podSelector"])? };
-            if !all.pods.contains(&selector) {
+            if seen.insert(selector.clone()) {
                 all.pods.push(selector);
             }
         }
@@ -312,14 +322,17 @@ mod tests {
                 {"ports": [{"protocol": "UDP", "port": "dns"}]},
             ],
         }));
-        let mut expected = vec!["accept".to_owned()];
-        for peer in
-            ["@a[app=web]", "@[team=x][]", "@[][app=web]", "{ 192.0.2.7, 192.0.2.128-192.0.2.255 }"]
-        {
-            for port in ["tcp dport 80-90", "meta l4proto udp", "ip daddr . tcp dport @http"] {
-                expected.push(format!("ip saddr {peer} {port} accept"));
-            }
-        }
+        let expected = [
+            "accept",
+            "meta mark set 0",
+            "ip saddr @a[app=web] meta mark set 1",
+            "ip saddr @[team=x][] meta mark set 1",
+            "ip saddr @[][app=web] meta mark set 1",
+            "ip saddr { 192.0.2.7, 192.0.2.128-192.0.2.255 } meta mark set 1",
+            "meta mark 1 tcp dport 80-90 accept",
+            "meta mark 1 meta l4proto udp accept",
+            "meta mark 1 ip daddr . tcp dport @http accept",
+        ];
         assert_eq!(rules["ingress"], expected);
         assert_eq!(rules["egress"], ["accept", "ip daddr . udp dport @dns accept"]);
     }

@@ -1,6 +1,7 @@
 //! The part of nft's language that policies are written in, and packets sent through it. As strict
 //! as the kernel: what is not there cannot be deleted, nor what is in use.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -47,7 +48,8 @@ impl Ruleset {
     pub fn lets_through(&self, hook: &str, packet: &Packet) -> bool {
         self.0.values().all(|table| {
             let mut hooks = table.hooks.iter().filter(|(at, _)| at == "prerouting" || at == hook);
-            hooks.all(|(_, chain)| table.verdict(chain, packet) != Some(false))
+            let mark = Cell::new(0);
+            hooks.all(|(_, chain)| table.verdict(chain, packet, &mark) != Some(false))
         })
     }
 }
@@ -114,11 +116,11 @@ impl Table {
     }
 
     /// True to accept, false to reject, none to go on.
-    fn verdict(&self, chain: &str, packet: &Packet) -> Option<bool> {
-        self.chains[chain].iter().find_map(|rule| self.rule(rule, packet))
+    fn verdict(&self, chain: &str, packet: &Packet, mark: &Cell<u32>) -> Option<bool> {
+        self.chains[chain].iter().find_map(|rule| self.rule(rule, packet, mark))
     }
 
-    fn rule(&self, rule: &str, packet: &Packet) -> Option<bool> {
+    fn rule(&self, rule: &str, packet: &Packet, mark: &Cell<u32>) -> Option<bool> {
         let mut words: Vec<&str> = rule.split(' ').collect();
         loop {
             let field = |name: &str| match name {
@@ -129,7 +131,7 @@ impl Table {
             let used = match words.as_slice() {
                 ["accept"] => return Some(true),
                 ["reject", ..] => return Some(false),
-                ["jump", chain] => return self.verdict(chain, packet),
+                ["jump", chain] => return self.verdict(chain, packet, mark),
                 // Only first packets are sent here.
                 ["ct", "state", "established,related", ..] => return None,
                 ["ct", "original", "ip", "daddr", ip, ..] => {
@@ -138,7 +140,7 @@ impl Table {
                 ["ip", name, "!=", ip, ..] => (*ip != field(name)).then_some(4)?,
                 ["ip", name, "vmap", map] => {
                     let verdict = self.sets[&map[1..]].get(&field(name))?;
-                    return self.verdict(verdict.strip_prefix("goto ").unwrap(), packet);
+                    return self.verdict(verdict.strip_prefix("goto ").unwrap(), packet, mark);
                 }
                 ["ip", "saddr", ".", "ip", "daddr", set, ..] => {
                     let key = format!("{} . {}", packet.from, packet.to);
@@ -157,6 +159,11 @@ impl Table {
                     let value = bits(&field(name));
                     2 + within(&words[2..], value, bits)?
                 }
+                ["meta", "mark", "set", value] => {
+                    mark.set(value.parse().unwrap());
+                    return None;
+                }
+                ["meta", "mark", value, ..] => (mark.get().to_string() == *value).then_some(3)?,
                 ["meta", "l4proto", protocol, ..] => (*protocol == packet.protocol).then_some(3)?,
                 [protocol, "dport", ..] => {
                     let length =
