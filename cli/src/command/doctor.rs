@@ -95,7 +95,13 @@ async fn examine() -> Result<Report> {
 
 fn programs() -> Finding {
     const CHECK: &str = "programs";
-    let needed = ["bulkhead-vmm", "bulkhead-host", "bulkhead-api-server", "bulkhead-emulated-host"];
+    let needed = [
+        "bulkhead-vmm",
+        "bulkhead-host",
+        "bulkhead-api-server",
+        "bulkhead-dns",
+        "bulkhead-emulated-host",
+    ];
     let missing: Vec<&str> =
         needed.into_iter().filter(|name| home::program(name).is_err()).collect();
     if missing.is_empty() {

@@ -14,7 +14,6 @@ use bulkhead_api_server::storage::{Storage, StorageOptions};
 use bulkhead_api_server::{backup, encryption, pki};
 use bulkhead_client::ElectionTiming;
 use clap::{Parser, Subcommand};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// As in Kubernetes' own installers.
@@ -229,7 +228,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 storage: Storage::new(&storage, &dir)?,
                 dir,
                 listen,
-                inherited: listen_fd.map(inherit).transpose()?.into_iter().collect(),
+                inherited: listen_fd.map(listener).transpose()?.into_iter().collect(),
                 advertise: advertise_address,
                 service_range: service_cluster_ip_range,
                 election: election.timing()?,
@@ -261,14 +260,9 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// A copy of a listening socket that this process was started with: taking the descriptor itself
-/// over would need unsafe code.
-fn inherit(fd: RawFd) -> anyhow::Result<std::net::TcpListener> {
-    let copy = || {
-        let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-        pidfd_getfd(this, fd, PidfdGetfdFlags::empty())
-    };
-    Ok(copy().with_context(|| format!("--listen-fd {fd}"))?.into())
+/// The listening socket that this process was started with.
+fn listener(fd: RawFd) -> anyhow::Result<std::net::TcpListener> {
+    Ok(bulkhead_client::inherit(fd).with_context(|| format!("--listen-fd {fd}"))?.into())
 }
 
 fn system_host_name() -> String {

@@ -3,7 +3,8 @@
 //! One ECDSA P-256 authority per cluster. Whoever holds `admin.key` is `system:masters`; the host
 //! daemon is `system:host:HOSTNAME` in `system:hosts`, the proxy of Ingresses
 //! `system:bulkhead:ingress`; the API server shows `apiserver.crt` to
-//! clients and to the kubelet endpoint, which shows `kubelet.crt`.
+//! clients and to the kubelet endpoint, which shows `kubelet.crt`. The name
+//! server shows `dns.crt`.
 
 use std::fs;
 use std::io::Write as _;
@@ -42,12 +43,15 @@ pub enum PkiError {
 
 type Result<T> = std::result::Result<T, PkiError>;
 
+/// The name server, as a user and as a group, which has a role of the same name.
+pub(crate) const NAME_SERVER: &str = "system:kube-dns";
+
 const DAY: time::Duration = time::Duration::DAY;
 /// Clusters are meant to outlive a laptop's dead clock battery and years in a drawer.
 const VALIDITY: time::Duration = time::Duration::days(3650);
 
-/// Makes what is missing of the PKI in `dir`: `ca`, `apiserver`, `admin`, `host`, `kubelet` and
-/// `ingress`, each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept. `service` is
+/// Makes what is missing of the PKI in `dir`: `ca`, `apiserver`, `admin`, `host`, `kubelet`,
+/// `ingress` and `dns`, each a `.crt` and a `.key`, and `sa.key`, which signs tokens. What is there is kept. `service` is
 /// the address by which pods reach the API server.
 ///
 /// # Errors
@@ -89,6 +93,7 @@ pub fn init(dir: &Path, cluster: &str, hostname: &str, service: Ipv4Addr) -> Res
     leaf(dir, "host", &ca, (&host_user, Some("system:hosts")), &[], client)?;
     leaf(dir, "kubelet", &ca, ("bulkhead-kubelet", None), &local, server)?;
     leaf(dir, "ingress", &ca, (INGRESS, None), &[], client)?;
+    leaf(dir, "dns", &ca, (NAME_SERVER, Some(NAME_SERVER)), &[], client)?;
     Ok(())
 }
 
@@ -218,11 +223,11 @@ mod tests {
             files
         };
         let first = files();
-        assert_eq!(first.len(), 13);
+        assert_eq!(first.len(), 15);
         fs::remove_file(dir.path().join("admin.crt")).unwrap();
         init(dir.path(), "demo", "box", Ipv4Addr::new(10, 96, 0, 1)).unwrap();
         let second = files();
-        assert_eq!(second.len(), 13);
+        assert_eq!(second.len(), 15);
         for ((path, before), (_, after)) in first.iter().zip(&second) {
             if path.extension().is_some_and(|extension| extension == "key") {
                 let mode = fs::metadata(path).unwrap().permissions().mode();

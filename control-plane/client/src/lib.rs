@@ -13,6 +13,7 @@
 mod client;
 mod election;
 mod informer;
+mod inherit;
 mod node_selector;
 pub mod object;
 pub mod quota;
@@ -32,6 +33,7 @@ pub use client::{
 };
 pub use election::{Election, ElectionTiming};
 pub use informer::{Cache, Informers, Told};
+pub use inherit::inherit;
 pub use node_selector::{Labelled, NodeSelectorTerm, RequiredNodes};
 pub use recorder::Recorder;
 pub use requirement::{Requirement, Test};

@@ -28,8 +28,9 @@ pub(crate) async fn init(
     dir: &ClusterDir,
     port: u16,
 ) -> Result<(), ApiError> {
-    // One that was made before there was an ingress gets what that needs.
-    if dir.kubeconfig().exists() && dir.pki().join("ingress.crt").exists() {
+    // One of an earlier version gets what it has not yet.
+    let complete = ["ingress.crt", "dns.crt"].iter().all(|file| dir.pki().join(file).exists());
+    if dir.kubeconfig().exists() && complete {
         return Ok(());
     }
     crate::home::create_private(dir.path())

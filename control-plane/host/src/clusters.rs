@@ -8,6 +8,7 @@
 mod backup;
 mod nodes;
 mod recovery;
+mod servers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use crate::config::Checked;
 use crate::daemon::Host;
 use crate::fault;
 use crate::ingress;
-use crate::kubelet::client::Kube;
+use crate::kubelet::client::{Identity, Kube};
 use crate::kubelet::{Kubelet, Services};
 use crate::memory::Memory;
 use crate::node_image::keep_kernel;
@@ -32,10 +33,10 @@ use crate::ports::{self, Ports};
 use crate::process::{self, Process};
 use crate::progress::Reporter;
 use crate::state::ClusterRow;
-use crate::supervisor::Supervisor;
 use crate::vm::Node;
 
 pub(crate) use backup::Backup;
+use servers::{Around, Servers};
 
 /// Every cluster of the daemon.
 #[derive(Debug)]
@@ -52,8 +53,7 @@ pub(crate) struct Clusters {
 /// What runs of a cluster.
 #[derive(Debug)]
 struct Running {
-    api_server: Supervisor,
-    ingress: Supervisor,
+    servers: Servers,
     kubelet: Kubelet,
     network: Network,
     nodes: Mutex<BTreeMap<u32, Arc<Node>>>,
@@ -71,8 +71,7 @@ impl Running {
         }
         stops.join_all().await;
         self.kubelet.stop(gently).await;
-        self.ingress.stop().await;
-        self.api_server.stop().await;
+        self.servers.stop().await;
     }
 }
 
@@ -262,32 +261,24 @@ impl Clusters {
         let plan = self.host.network_plan(pods, row.api_port);
         let uplink = network.ensure(&plan).await.map_err(fault::network)?;
         progress.step("starting the API server", 0, 0);
-        let kube = Kube::new(row.api_port, &dir.pki()).map_err(fault::internal)?;
-        let plan = api_server::plan(&self.host.programs, &dir, row.api_port, &network);
-        let api_server = Supervisor::start(plan, adopted.remove(dir.path()));
-        let ready = api_server::ready(&api_server, &kube).await;
         let ports = self.ports(name, row)?;
-        let plan = ingress::plan(&self.host.programs, &dir, ports.api, ports.ingress, &network);
-        let left = adopted.remove(&plan.dir);
+        let around = Around { name, dir: &dir, ports: &ports, pods, network: &network };
+        let servers = Servers::start(&self.host, around, &mut adopted).await?;
         let is_new = row.phase == ClusterPhase::Creating;
-        let kubelet = match ready {
-            Ok(()) => {
-                let network = Services::new(network.clone(), uplink);
-                let (host, kube) = (Arc::clone(&self.host), kube.clone());
-                Kubelet::start(host, name.clone(), &dir.pki(), kube, network).await
-            }
-            Err(error) => Err(error),
+        let kube = Kube::new(row.api_port, &dir.pki(), Identity::Host).map_err(fault::internal)?;
+        let kubelet = async {
+            let network = Services::new(network.clone(), uplink);
+            let (host, kube) = (Arc::clone(&self.host), kube.clone());
+            Kubelet::start(host, name.clone(), &dir.pki(), kube, network).await
         };
-        let kubelet = match kubelet {
+        let kubelet = match kubelet.await {
             Ok(kubelet) => kubelet,
             Err(error) => {
-                api_server.stop().await;
+                servers.stop().await;
                 return Err(error);
             }
         };
-        let ingress = Supervisor::start(plan, left);
-        let nodes = Mutex::default();
-        let running = Arc::new(Running { api_server, ingress, kubelet, network, nodes });
+        let running = Arc::new(Running { servers, kubelet, network, nodes: Mutex::default() });
         self.running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -297,8 +288,9 @@ impl Clusters {
         for node in removing {
             self.drop_node(name, &node).await?;
         }
-        let served =
-            async { if is_new { ingress::ready(&running.ingress, &kube).await } else { Ok(()) } };
+        let served = async {
+            if is_new { ingress::ready(&running.servers.ingress, &kube).await } else { Ok(()) }
+        };
         let booted = self.boot(name, row, &running, &nodes, adopted, progress);
         tokio::try_join!(booted, served).map(drop)
     }

@@ -21,6 +21,7 @@ pub(crate) struct Programs {
     pub(crate) vmm: PathBuf,
     pub(crate) api_server: PathBuf,
     pub(crate) ingress: PathBuf,
+    pub(crate) dns: PathBuf,
 }
 
 impl Programs {
@@ -31,6 +32,7 @@ impl Programs {
             vmm: dir.join("bulkhead-vmm"),
             api_server: dir.join("bulkhead-api-server"),
             ingress: dir.join("bulkhead-ingress"),
+            dns: dir.join("bulkhead-dns"),
         })
     }
 }

@@ -128,6 +128,14 @@ impl ClusterDir {
         self.0.join("ingress.log")
     }
 
+    pub(crate) fn name_server(&self) -> PathBuf {
+        self.0.join("dns")
+    }
+
+    pub(crate) fn name_server_log(&self) -> PathBuf {
+        self.0.join("dns.log")
+    }
+
     pub(crate) fn node(&self, node: &str) -> PathBuf {
         self.0.join("nodes").join(node)
     }

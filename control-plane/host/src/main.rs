@@ -17,6 +17,7 @@ mod home;
 mod ingress;
 mod kubelet;
 mod memory;
+mod name_server;
 mod node_image;
 mod ports;
 mod process;

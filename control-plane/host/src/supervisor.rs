@@ -58,7 +58,6 @@ impl Place {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Transport {
     Tcp,
-    #[expect(dead_code, reason = "the name server's, which comes next")]
     Udp,
 }
 

@@ -16,8 +16,11 @@ pub const NODES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16);
 /// Services' addresses, as the API server gives them out.
 pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12);
 
-/// Where pods ask the cluster's DNS server.
+/// Where pods ask the cluster's name server: the address of its Service, by convention the tenth.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// Where the name server listens on [`HOST`], over UDP and TCP.
+pub const DNS_PORT: u16 = 53;
 
 /// Every node's next hop, on the host's end of its tap.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use crate::address::{GATEWAY, HOST, NODES, NodeLink, UPLINKS};
+use crate::address::{DNS_PORT, GATEWAY, HOST, NODES, NodeLink, UPLINKS};
 use crate::{Plan, Uplink, services};
 
 /// Networks that are nobody's to reach from a pod: "this host", loopback, link-local with the
@@ -38,7 +38,8 @@ add chain ip bulkhead input {{ type filter hook input priority filter; policy dr
 flush chain ip bulkhead input
 add rule ip bulkhead input ct state established,related accept
 add rule ip bulkhead input iifname \"lo\" accept
-add rule ip bulkhead input iifname \"tap*\" ip daddr {HOST} tcp dport {api} accept
+add rule ip bulkhead input iifname \"tap*\" ip daddr {HOST} tcp dport {{ {api}, {dns} }} accept
+add rule ip bulkhead input iifname \"tap*\" ip daddr {HOST} udp dport {dns} accept
 add rule ip bulkhead input ip daddr {{ {GATEWAY}, {HOST} }} icmp type echo-request accept
 add rule ip bulkhead input reject
 add chain ip bulkhead postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}
@@ -50,6 +51,7 @@ add rule ip bulkhead postrouting oifname \"uplink\" masquerade
 ",
         fenced = FENCED.join(", "),
         api = plan.api_port,
+        dns = DNS_PORT,
         services = services::skeleton(),
         dispatch = services::dispatch("prerouting"),
         // Nobody is there: what is led somewhere has another address by now.

@@ -202,7 +202,7 @@ impl Clusters {
         let key = String::from_utf8_lossy(&key).trim().to_owned();
         let running = self.running(name);
         if let Some(running) = &running {
-            running.api_server.reload();
+            running.servers.api.reload();
             let file = dir.pki().join("encryption.json");
             let sealed = async {
                 while keys(&file).as_deref() != Some(std::slice::from_ref(&key)) {

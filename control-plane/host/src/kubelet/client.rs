@@ -57,6 +57,25 @@ fn transport(error: impl std::error::Error) -> KubeError {
     KubeError::Transport(message)
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Identity {
+    /// The host, which may do what it needs for its nodes.
+    Host,
+    /// The cluster's administrator.
+    Admin,
+}
+
+impl Identity {
+    /// What its certificate and key are called.
+    const fn file(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Host => ("host.crt", "host.key"),
+            Self::Admin => ("admin.crt", "admin.key"),
+        }
+    }
+}
+
 /// The client of one cluster. Cheap to clone; keeps connections open.
 #[derive(Debug, Clone)]
 pub(crate) struct Kube {
@@ -67,10 +86,11 @@ pub(crate) struct Kube {
 type Result<T> = std::result::Result<T, KubeError>;
 
 impl Kube {
-    /// Reads the host's credentials from `pki`.
-    pub(crate) fn new(port: u16, pki: &Path) -> Result<Self> {
+    /// Reads the credentials from `pki`.
+    pub(crate) fn new(port: u16, pki: &Path, identity: Identity) -> Result<Self> {
         let roots = Arc::new(roots(&pki.join("ca.crt"))?);
-        let (chain, key) = (certs(&pki.join("host.crt"))?, key(&pki.join("host.key"))?);
+        let (chain, private) = identity.file();
+        let (chain, key) = (certs(&pki.join(chain))?, key(&pki.join(private))?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use bulkhead_agent_protocol::Pod;
 use bulkhead_agent_protocol::pod::DnsConfig;
+use bulkhead_network::address::DNS;
+
+use crate::name_server::DOMAIN;
 
 /// resolv.conf(5): the most that resolvers look at.
 const MAX_NAMESERVERS: usize = 3;
@@ -18,32 +21,42 @@ struct Resolver {
     options: Vec<String>,
 }
 
-/// The file's text, and whether the pod asked for the cluster's name server, which there is none
-/// of: it gets the host's then.
-pub(super) fn of(pod: &Pod) -> (String, bool) {
+/// The file's text.
+pub(super) fn of(pod: &Pod) -> String {
     // A host without the file has no name server to offer.
     let host = std::fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
     compose(pod, &host)
 }
 
-fn compose(pod: &Pod, host: &str) -> (String, bool) {
-    let policy = pod.spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let mut resolver = match policy {
+fn compose(pod: &Pod, host: &str) -> String {
+    let mut resolver = match pod.spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
         "None" => Resolver::default(),
-        _ => Resolver::parse(host),
+        "Default" => Resolver::parse(host),
+        // With the host's network, `ClusterFirst` alone means the host's resolver as well.
+        "ClusterFirst" if pod.spec.host_network => Resolver::parse(host),
+        _ => Resolver::of_cluster(&pod.metadata.namespace, Resolver::parse(host)),
     };
     if let Some(config) = &pod.spec.dns_config {
         resolver.extend(config);
     }
-    // With the host's network, `ClusterFirst` alone means the host's resolver as well.
-    let cluster = match policy {
-        "ClusterFirst" => !pod.spec.host_network,
-        policy => policy == "ClusterFirstWithHostNet",
-    };
-    (resolver.text(), cluster)
+    resolver.text()
 }
 
 impl Resolver {
+    /// The cluster's, for a pod of this namespace: names are looked for there first, then in the
+    /// cluster, then where the host looks for them.
+    fn of_cluster(namespace: &str, host: Self) -> Self {
+        let mut searches =
+            vec![format!("{namespace}.svc.{DOMAIN}"), format!("svc.{DOMAIN}"), DOMAIN.to_owned()];
+        searches.extend(host.searches);
+        Self {
+            nameservers: vec![DNS.to_string()],
+            searches,
+            // Enough for `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc`.
+            options: vec!["ndots:5".to_owned()],
+        }
+    }
+
     fn parse(text: &str) -> Self {
         let mut resolver = Self::default();
         for line in text.lines() {
@@ -106,21 +119,26 @@ mod tests {
     const HOST: &str =
         "# by hand\nnameserver 10.0.0.2\nsearch example.org\noptions ndots:1 rotate\n";
 
-    fn text(spec: Value) -> (String, bool) {
+    fn text(spec: Value) -> String {
         let mut spec = spec;
         spec["containers"] = json!([{"name": "c", "image": "i"}]);
-        let pod = Pod::parse(&json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+        let pod =
+            Pod::parse(&json!({"metadata": {"name": "p", "namespace": "apps"}, "spec": spec}))
+                .unwrap();
         compose(&pod, HOST)
     }
 
     #[test]
-    fn the_hosts_resolver_serves_until_there_is_a_clusters() {
-        let host = "search example.org\nnameserver 10.0.0.2\noptions ndots:1 rotate\n";
-        assert_eq!(text(json!({})), (host.into(), true));
-        assert_eq!(text(json!({"dnsPolicy": "Default"})), (host.into(), false));
-        assert_eq!(text(json!({"hostNetwork": true})), (host.into(), false));
+    fn the_clusters_name_server_is_asked_unless_a_pod_wants_the_hosts() {
+        let cluster = "search apps.svc.cluster.local svc.cluster.local cluster.local example.org\n\
+                       nameserver 10.96.0.10\noptions ndots:5\n";
+        assert_eq!(text(json!({})), cluster);
+        assert_eq!(text(json!({"dnsPolicy": "ClusterFirst"})), cluster);
         let with = json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
-        assert_eq!(text(with), (host.into(), true));
+        assert_eq!(text(with), cluster);
+        let host = "search example.org\nnameserver 10.0.0.2\noptions ndots:1 rotate\n";
+        assert_eq!(text(json!({"dnsPolicy": "Default"})), host);
+        assert_eq!(text(json!({"hostNetwork": true})), host);
     }
 
     #[test]
@@ -130,13 +148,13 @@ mod tests {
             "searches": ["a.b"],
             "options": [{"name": "ndots", "value": "5"}, {"name": "edns0"}],
         });
-        let (merged, _) = text(json!({"dnsPolicy": "Default", "dnsConfig": config}));
+        let merged = text(json!({"dnsPolicy": "Default", "dnsConfig": config}));
         assert_eq!(
             merged,
             "search example.org a.b\nnameserver 10.0.0.2\nnameserver 1.1.1.1\n\
              options rotate ndots:5 edns0\n"
         );
-        let (alone, _) = text(json!({"dnsPolicy": "None", "dnsConfig": config}));
+        let alone = text(json!({"dnsPolicy": "None", "dnsConfig": config}));
         assert_eq!(
             alone,
             "search a.b\nnameserver 1.1.1.1\nnameserver 10.0.0.2\noptions ndots:5 edns0\n"

@@ -10,6 +10,7 @@ use crate::auth::ingress::INGRESS;
 use crate::auth::{AUTHENTICATED, MASTERS, UNAUTHENTICATED};
 use crate::object;
 use crate::options::{DeleteOptions, WriteOptions};
+use crate::pki::NAME_SERVER;
 use crate::status::{Result, Status};
 
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
@@ -33,6 +34,7 @@ use Rule::{On, Paths};
 const ALL: &[&str] = &["*"];
 const CREATE: &[&str] = &["create"];
 const GET: &[&str] = &["get"];
+const LIST_WATCH: &[&str] = &["list", "watch"];
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 const READ_WRITE: &[&str] =
@@ -212,6 +214,14 @@ const ROLES: &[Role] = &[
         )],
     },
     Role {
+        name: NAME_SERVER,
+        part_of: None,
+        rules: &[
+            On(LIST_WATCH, "", &["endpoints", "namespaces", "services"]),
+            On(LIST_WATCH, "discovery.k8s.io", &["endpointslices"]),
+        ],
+    },
+    Role {
         name: "system:monitoring",
         part_of: None,
         rules: &[Paths(
@@ -269,6 +279,7 @@ const BINDINGS: &[(&str, &[&str])] = &[
     ("cluster-admin", &[MASTERS]),
     ("system:basic-user", &[AUTHENTICATED]),
     ("system:discovery", &[AUTHENTICATED]),
+    (NAME_SERVER, &[NAME_SERVER]),
     ("system:monitoring", &["system:monitoring"]),
     ("system:public-info-viewer", &[AUTHENTICATED, UNAUTHENTICATED]),
     ("system:service-account-issuer-discovery", &["system:serviceaccounts"]),

@@ -100,7 +100,7 @@ impl Worker {
             Err(problem) => return self.without_data(object, problem).await,
         };
         self.problem = None;
-        resolved.data.resolv_conf = self.resolv_conf(object, &pod);
+        resolved.data.resolv_conf = resolver::of(&pod);
         let given = Given { images, data: resolved.data, until: resolved.until };
         match self.send(object, around, agent, &given).await {
             Ok(()) => {
@@ -164,16 +164,6 @@ impl Worker {
             cpus: up.info.cpus,
             memory: up.allocatable_memory(),
         })
-    }
-
-    fn resolv_conf(&self, object: &Value, pod: &Pod) -> String {
-        let (text, falls_back) = resolver::of(pod);
-        if falls_back && self.applied.is_none() {
-            let message = "there is no cluster DNS to serve the \"ClusterFirst\" policy: falling \
-                           back to \"Default\" policy.";
-            events::pod(&self.context, object, "Warning", "MissingClusterDNS", message);
-        }
-        text
     }
 
     async fn send(
