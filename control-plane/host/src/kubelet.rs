@@ -49,6 +49,7 @@ struct Context {
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     pods: Pods,
     policies: policies::Sender,
+    services: services::Sender,
     measurements: stats::Measurements,
 }
 
@@ -78,7 +79,8 @@ impl Kubelet {
         let endpoint = endpoint::Endpoint::bind(pki).await?;
         let (events, postings) = events::channel();
         let posting = tokio::spawn(events::post(kube.clone(), postings));
-        let (policies, news) = policies::channel();
+        let (policies, policy_news) = policies::channel();
+        let (sender, news) = services::channel();
         let context = Arc::new(Context {
             host,
             cluster,
@@ -88,15 +90,15 @@ impl Kubelet {
             nodes: Mutex::default(),
             pods: Pods::default(),
             policies,
+            services: sender,
             measurements: stats::Measurements::default(),
         });
-        let mut tasks = policies::start(services.network(), &context, news)?;
-        let (pods, started) = services.start(&context);
-        tasks.extend(started);
+        let mut tasks = policies::start(services.network(), &context, policy_news)?;
+        tasks.extend(services.start(&context, news));
         tasks.extend([
             posting,
             tokio::spawn(endpoint.serve(Arc::clone(&context))),
-            tokio::spawn(pods::watch(Arc::clone(&context), pods)),
+            tokio::spawn(pods::watch(Arc::clone(&context))),
         ]);
         Ok(Self { context, tasks: Mutex::new(tasks), registrations: Mutex::default() })
     }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use futures_util::StreamExt as _;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -19,6 +19,7 @@ use netlink_proto::{ConnectionHandle, sys::protocols::NETLINK_NETFILTER};
 use nix::libc::ENOENT;
 
 use crate::NetError;
+use crate::address::NodeLink;
 use crate::services::Flow;
 
 type Handle = ConnectionHandle<NetfilterMessage>;
@@ -28,7 +29,7 @@ pub(crate) fn end(flows: &[Flow]) -> Result<(), NetError> {
     if flows.is_empty() {
         return Ok(());
     }
-    end_those(|original, reply| flows.iter().any(|flow| is(flow, original, reply)))
+    end_those(|connection| flows.iter().any(|flow| connection.is_of(flow)))
 }
 
 /// Ends every connection of these addresses in the calling thread's network namespace.
@@ -38,11 +39,24 @@ pub(crate) fn forget(addresses: &BTreeSet<Ipv4Addr>) -> Result<(), NetError> {
         _ => false,
     };
     // The reply comes from where a connection was led.
-    end_those(|original, reply| known(original.source) || known(reply.source))
+    end_those(|connection| known(connection.original.source) || known(connection.reply.source))
 }
 
-/// Ends the connections that are wanted to end, by the ends of their packets and of the replies.
-fn end_those(wanted: impl Fn(&Ends, &Ends) -> bool) -> Result<(), NetError> {
+/// Ends TCP connections that a Service led to a node or its pods and that nobody there has answered.
+pub(crate) fn forsake(link: &NodeLink) -> Result<(), NetError> {
+    let gone = |end: SocketAddr| match end.ip() {
+        IpAddr::V4(ip) => ip == link.ip() || link.pods.contains(&ip),
+        IpAddr::V6(_) => false,
+    };
+    end_those(|connection| {
+        connection.original.protocol == Some(Protocol::Tcp)
+            && !connection.answered
+            && connection.original.destination != connection.reply.source
+            && connection.reply.source.is_some_and(gone)
+    })
+}
+
+fn end_those(stale: impl Fn(&Connection) -> bool) -> Result<(), NetError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -51,36 +65,24 @@ fn end_those(wanted: impl Fn(&Ends, &Ends) -> bool) -> Result<(), NetError> {
         let (connection, handle, _) = netlink_proto::new_connection(NETLINK_NETFILTER)
             .map_err(NetError::io("opening a netlink socket"))?;
         let connection = tokio::spawn(connection);
-        let result = end_over(&handle, wanted).await;
+        let result = end_over(&handle, stale).await;
         connection.abort();
         result
     })
 }
 
-async fn end_over(handle: &Handle, wanted: impl Fn(&Ends, &Ends) -> bool) -> Result<(), NetError> {
-    let mut stale = Vec::new();
-    let all = ask(handle, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP);
-    for attributes in all.await? {
-        let tuple = |wanted: fn(&ConntrackAttribute) -> Option<&Vec<Tuple>>| {
-            attributes.iter().find_map(wanted)
-        };
-        let original = tuple(|attribute| match attribute {
+async fn end_over(handle: &Handle, stale: impl Fn(&Connection) -> bool) -> Result<(), NetError> {
+    let all = ask(handle, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP).await?;
+    for attributes in all {
+        let original = attributes.iter().find_map(|attribute| match attribute {
             ConntrackAttribute::CtaTupleOrig(tuple) => Some(tuple),
             _ => None,
         });
-        let reply = tuple(|attribute| match attribute {
-            ConntrackAttribute::CtaTupleReply(tuple) => Some(tuple),
-            _ => None,
-        });
-        if let (Some(original), Some(reply)) = (original, reply)
-            && wanted(&Ends::of(original), &Ends::of(reply))
-        {
-            stale.push(original.clone());
-        }
-    }
-    for tuple in stale {
-        let message = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(tuple)]);
-        match ask(handle, message, NLM_F_ACK).await {
+        let Some(tuple) = original.filter(|_| stale(&Connection::of(&attributes))) else {
+            continue;
+        };
+        let tuple = ConntrackAttribute::CtaTupleOrig(tuple.clone());
+        match ask(handle, ConntrackMessage::Delete(vec![tuple]), NLM_F_ACK).await {
             // It has ended by itself.
             Err(error) if error.is_not_there() => {}
             other => drop(other?),
@@ -89,12 +91,39 @@ async fn end_over(handle: &Handle, wanted: impl Fn(&Ends, &Ends) -> bool) -> Res
     Ok(())
 }
 
-/// Whether a tracked connection is of a flow: met elsewhere than where it is led.
-fn is(flow: &Flow, original: &Ends, reply: &Ends) -> bool {
-    let endpoint = SocketAddr::from(flow.endpoint);
-    original.protocol == Some(Protocol::Udp)
-        && original.destination.is_some_and(|met| met.port() == flow.port && met != endpoint)
-        && reply.source == Some(endpoint)
+/// What is known of a tracked connection.
+#[derive(Debug, Default)]
+struct Connection {
+    original: Ends,
+    reply: Ends,
+    /// Packets were seen in both directions.
+    answered: bool,
+}
+
+impl Connection {
+    fn of(attributes: &[ConntrackAttribute]) -> Self {
+        let mut connection = Self::default();
+        for attribute in attributes {
+            match attribute {
+                ConntrackAttribute::CtaTupleOrig(tuple) => connection.original = Ends::of(tuple),
+                ConntrackAttribute::CtaTupleReply(tuple) => connection.reply = Ends::of(tuple),
+                ConntrackAttribute::CtaStatus(status) => {
+                    connection.answered = status.contains(Status::SeenReply);
+                }
+                _ => {}
+            }
+        }
+        connection
+    }
+
+    /// Whether it is of a flow: met elsewhere than where it is led.
+    fn is_of(&self, flow: &Flow) -> bool {
+        let endpoint = SocketAddr::from(flow.endpoint);
+        let met = self.original.destination;
+        self.original.protocol == Some(Protocol::Udp)
+            && met.is_some_and(|met| met.port() == flow.port && met != endpoint)
+            && self.reply.source == Some(endpoint)
+    }
 }
 
 /// What a tuple says of a direction.

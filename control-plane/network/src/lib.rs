@@ -89,7 +89,7 @@ impl Network {
             .namespace
             .enter(move || {
                 nft::run(&rules::cluster(&own))?;
-                links::unreachable(&[own.pods, address::NODES])?;
+                links::blackhole(&[own.pods, address::NODES])?;
                 let uplink = Uplink::ensure(&host)?;
                 nft::run(&rules::node_address(uplink.cluster_address()))?;
                 Ok(uplink)
@@ -141,6 +141,15 @@ impl Network {
                 conntrack::end(&transaction.ended)
             })
             .await
+    }
+
+    /// Ends the attempts to connect to a node that has ended, and to its pods, so that they are led
+    /// elsewhere when they are repeated. What was connected its ends must find out about.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn forsake(&self, link: NodeLink) -> Result<(), NetError> {
+        self.namespace.enter(move || conntrack::forsake(&link)).await
     }
 
     /// The generation of the policies that are in force; 0 if there are none.

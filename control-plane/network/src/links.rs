@@ -97,13 +97,15 @@ pub(crate) fn configure_loopback() -> Result<(), NetError> {
     })
 }
 
-/// Refuses what is for these networks and for nobody in them, so that nothing of it leaves.
-pub(crate) fn unreachable(networks: &[Ipv4Net]) -> Result<(), NetError> {
+/// Drops what is for these networks and for nobody in them, so that nothing of it leaves. In
+/// silence: who is just connecting to a node that has ended asks again, and by then is led elsewhere;
+/// a refusal would be final.
+pub(crate) fn blackhole(networks: &[Ipv4Net]) -> Result<(), NetError> {
     netlink(async |links| {
         for network in networks {
             let route = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(network.addr(), network.prefix_len())
-                .kind(RouteType::Unreachable)
+                .kind(RouteType::BlackHole)
                 .build();
             let request = links.0.route().add(route).replace();
             request.execute().await.map_err(NetError::netlink(format!("closing {network}")))?;

@@ -46,7 +46,7 @@ add chain ip bulkhead postrouting {{ type nat hook postrouting priority srcnat; 
 flush chain ip bulkhead postrouting
 add rule ip bulkhead postrouting ct status dnat ip saddr . ip daddr @hairpins snat to {HOST}
 add rule ip bulkhead postrouting ct status dnat ip saddr . ip daddr @own-pods snat to {HOST}
-add rule ip bulkhead postrouting ct status dnat ip daddr . ip saddr @own-pods snat to {HOST}
+add rule ip bulkhead postrouting ip daddr . ip saddr @own-pods snat to {HOST}
 add rule ip bulkhead postrouting oifname \"uplink\" masquerade
 ",
         fenced = FENCED.join(", "),

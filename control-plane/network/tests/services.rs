@@ -9,7 +9,7 @@ use bulkhead_network::address::{HOST, node_ip};
 use bulkhead_network::services::{Catalogue, Maps};
 use serde_json::{Value, json};
 use support::guest::{Guest, Pod, connect_from_host, parse};
-use support::{Cluster, LIMIT, in_namespace, isolated};
+use support::{Cluster, LIMIT, in_namespace, isolated, run};
 
 const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
@@ -145,7 +145,9 @@ fn an_endpoint_that_is_not_ready_gets_no_new_connection_and_keeps_the_old() {
                 }
             };
 
+            assert!(services.catalogue.is_steady(a.ip));
             services.slice(ports(), vec![unready(&a, 2, false), endpoint(&b, 2)]).await;
+            assert!(!services.catalogue.is_steady(a.ip) && services.catalogue.is_steady(b.ip));
             assert_eq!(askers(&client, SERVICE_IP, 80), names([&b]));
             assert!(open.echoes());
 
@@ -169,6 +171,62 @@ fn an_endpoint_that_is_not_ready_gets_no_new_connection_and_keeps_the_old() {
 }
 
 #[test]
+fn who_connects_to_a_node_that_ends_is_led_to_another() {
+    isolated("who_connects_to_a_node_that_ends_is_led_to_another", async || {
+        let cluster = Cluster::new("a").await;
+        let one = Guest::boot(&cluster, 1).await;
+        let two = cluster.node(2).await;
+        let (client, near) = (one.pod(2), one.pod(3));
+        let far = Pod { namespace: String::new(), ip: support::pod(2, 3) };
+        near.serve(80);
+        let ports = || json!([{"name": "", "port": 80}]);
+        let mut services = Services::new(&cluster).await;
+        services.service(json!({"ports": [{"port": 80}]})).await;
+        services.slice(ports(), vec![endpoint(&far, 2)]).await;
+        let connect = || {
+            let client = client.clone();
+            std::thread::spawn(move || client.connect(SERVICE_IP, 80).map(|c| c.who.0))
+        };
+
+        // One is under way when the node ends, another begins when it has ended and nobody knows.
+        let before = connect();
+        two.meets_tcp();
+        drop(two);
+        let after = connect();
+        wait_for_attempts(&client, 2);
+        services.catalogue.set_node(2, true);
+        services.slice(ports(), vec![endpoint(&far, 2), endpoint(&near, 1)]).await;
+        cluster.network.forsake(support::link(2)).await.unwrap();
+        for connecting in [before, after] {
+            assert_eq!(connecting.join().unwrap().unwrap(), near.namespace);
+        }
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&near]));
+
+        // It is there again.
+        let two = cluster.node(2).await;
+        services.catalogue.set_node(2, false);
+        services.slice(ports(), vec![endpoint(&far, 2)]).await;
+        let again = connect();
+        two.meets_tcp();
+        drop((two, again));
+    });
+}
+
+/// Waits until so many of a pod's connections have been asked for and not answered.
+fn wait_for_attempts(client: &Pod, count: usize) {
+    let begun = std::time::Instant::now();
+    loop {
+        let table = run(&format!("ip netns exec {} cat /proc/net/tcp", client.namespace));
+        // TCP_SYN_SENT.
+        let state = |line: &str| line.split_whitespace().nth(3) == Some("02");
+        if table.lines().filter(|line| state(line)).count() == count {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT, "{table}");
+    }
+}
+
+#[test]
 fn node_ports_are_open_at_every_node_and_at_the_hosts_end() {
     isolated("node_ports_are_open_at_every_node_and_at_the_hosts_end", async || {
         let cluster = Cluster::new("a").await;
@@ -188,7 +246,13 @@ fn node_ports_are_open_at_every_node_and_at_the_hosts_end() {
         services
             .slice(json!([{"name": "", "port": 80}]), vec![endpoint(&a, 1), endpoint(&b, 2)])
             .await;
-        assert_eq!(askers(&client, node_ip(2), 30080), names([&a, &b]));
+        for node in [1, 2] {
+            assert_eq!(askers(&client, node_ip(node), 30080), names([&a, &b]), "node {node}");
+        }
+        one.itself().serve(30090);
+        one.itself().serve(8080);
+        assert_eq!(client.ask(node_ip(1), 8080), (one.namespace(), client.ip.into()));
+        assert_eq!(client.ask(node_ip(1), 30090), (one.namespace(), HOST.into()), "nobody's");
         let from_host: BTreeSet<_> = (0..40).map(|_| host(30080).unwrap().0).collect();
         assert_eq!(from_host, names([&a, &b]));
         assert_eq!(host(30080).unwrap().1, cluster.uplink.host_address(), "its own address");

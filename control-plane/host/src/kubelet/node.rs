@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::Context;
 use super::client::{Kube, KubeError};
 use super::events;
+use super::services::News;
 use crate::vm::{Node, NodeState, Up};
 
 /// How often a Lease is renewed, and for how long it holds, in seconds.
@@ -30,8 +31,21 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(super) async fn register(context: Arc<Context>, node: Arc<Node>, ready: oneshot::Sender<()>) {
     let mut ready = Some(ready);
     let mut state = node.state();
+    let network = |ended| {
+        context.services.tell(News::Node { link: node.plan.link, ended });
+    };
+    // The boot whose agent answered when last seen.
+    let mut boot: Option<Arc<Up>> = None;
     loop {
         let now = state.borrow_and_update().clone();
+        let goes_on = |boot: &Arc<Up>| matches!(&now, NodeState::Up(up) if Arc::ptr_eq(up, boot));
+        if boot.take_if(|boot| !goes_on(boot)).is_some() {
+            // At once, and to the host's own rules first: the API's way takes many steps.
+            network(true);
+            if matches!(now, NodeState::Starting | NodeState::Up(_)) {
+                super::pods::node_lost(&context, &node.plan.name, "its guest rebooted").await;
+            }
+        }
         match &now {
             NodeState::Up(up) => {
                 if let Err(error) = report_up(&context, &node, up).await {
@@ -39,6 +53,8 @@ pub(super) async fn register(context: Arc<Context>, node: Arc<Node>, ready: ones
                     sleep(RETRY).await;
                     continue;
                 }
+                network(false);
+                boot = Some(Arc::clone(up));
                 if let Some(ready) = ready.take() {
                     // Nobody waits for a node that was there before.
                     let _ = ready.send(());

@@ -237,6 +237,12 @@ impl Worker {
         }
         let object = &desired.object;
         let grace = grace(desired);
+        if !self.removing
+            && grace > 0
+            && let Some(pod) = self.address
+        {
+            self.context.services.released(pod).await;
+        }
         let answer = match up.agent().await {
             Ok(mut agent) => agent.remove_pod(&self.uid, grace).await,
             Err(error) => Err(error),

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::Context;
 use super::follow::{Told, follow};
 use super::pod;
-use super::services::{News, Sender};
+use super::services::News;
 use crate::vm::{Node, NodeState, Up};
 
 /// How long to wait before a broken watch is opened again.
@@ -217,8 +217,8 @@ pub(super) async fn release_address(context: &Context, uid: &str) {
     }
 }
 
-/// Follows the API's pods until aborted, and lets `services` and the policies know of them.
-pub(super) async fn watch(context: Arc<Context>, services: Sender) {
+/// Follows the API's pods until aborted, and lets Services and policies know of them.
+pub(super) async fn watch(context: Arc<Context>) {
     follow(&context.kube, "/api/v1/pods", |told| {
         // First of all: a worker may ask at once that its pod is let in.
         context.policies.tell_pods(told.clone());
@@ -235,7 +235,7 @@ pub(super) async fn watch(context: Arc<Context>, services: Sender) {
             }
             Told::One { object, gone } => context.pods.update(&context, object, *gone),
         }
-        services.tell(News::Pods(told));
+        context.services.tell(News::Pods(told));
     })
     .await;
 }

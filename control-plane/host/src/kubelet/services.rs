@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bulkhead_network::address;
 use bulkhead_network::services::{Catalogue, Maps};
-use bulkhead_network::{Network, Uplink};
+use bulkhead_network::{Network, NodeLink, Uplink};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Context;
 use super::follow::{Told, follow};
@@ -28,12 +29,26 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 /// How long to wait before rules are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a pod that ends is waited for to get no new connections.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long connections may take that were led to a pod at the last moment to be accepted by it.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(100);
+
 /// What has changed.
 #[derive(Debug)]
 pub(super) enum News {
     Services(Told),
     Slices(Told),
     Pods(Told),
+    /// A node has ended, or is there again.
+    Node {
+        link: NodeLink,
+        ended: bool,
+    },
+    /// Somebody asks when no Service will lead to this address any more: with true if one did until
+    /// now.
+    Released(Ipv4Addr, oneshot::Sender<bool>),
 }
 
 /// The way to the task that changes the network.
@@ -45,6 +60,26 @@ impl Sender {
         // Nobody listens when the cluster ends.
         let _ = self.0.send(news);
     }
+
+    /// Waits until no Service leads new connections to a pod that ends, for a second at most: a
+    /// Service may have no other.
+    ///
+    /// Kubernetes ends a pod and takes it out of its Services at the same time, and tells users to
+    /// sleep in a `preStop` hook until the latter has come to every node. Here there is one place
+    /// that it comes to.
+    pub(super) async fn released(&self, pod: Ipv4Addr) {
+        let (sender, released) = oneshot::channel();
+        self.tell(News::Released(pod, sender));
+        if let Ok(Ok(true)) = timeout(RELEASE_LIMIT, released).await {
+            sleep(ACCEPTED_WITHIN).await;
+        }
+    }
+}
+
+/// A way to the task that changes a cluster's network, and its end.
+pub(super) fn channel() -> (Sender, UnboundedReceiver<News>) {
+    let (sender, news) = unbounded_channel();
+    (Sender(sender), news)
 }
 
 /// A cluster's network, before its Services are brought to it.
@@ -63,22 +98,23 @@ impl Services {
         self.network.clone()
     }
 
-    /// Starts; where pods are to be told, and what to abort in the end.
-    pub(super) fn start(self, context: &Arc<Context>) -> (Sender, Vec<JoinHandle<()>>) {
-        let (sender, news) = unbounded_channel();
-        let sender = Sender(sender);
+    /// Starts; what to abort in the end.
+    pub(super) fn start(
+        self,
+        context: &Arc<Context>,
+        news: UnboundedReceiver<News>,
+    ) -> Vec<JoinHandle<()>> {
         let watch = |path: &'static str, wrap: fn(Told) -> News| {
-            let (context, sender) = (Arc::clone(context), sender.clone());
+            let context = Arc::clone(context);
             tokio::spawn(async move {
-                follow(&context.kube, path, |told| sender.tell(wrap(told))).await;
+                follow(&context.kube, path, |told| context.services.tell(wrap(told))).await;
             })
         };
-        let tasks = vec![
+        vec![
             watch(SERVICES, News::Services),
             watch(SLICES, News::Slices),
             tokio::spawn(self.run(Arc::clone(context), news)),
-        ];
-        (sender, tasks)
+        ]
     }
 
     async fn run(self, context: Arc<Context>, mut news: UnboundedReceiver<News>) {
@@ -89,6 +125,8 @@ impl Services {
             waiting: [SERVICES, SLICES, "pods"].into(),
             whole: false,
             balanced: Balanced::new(self.uplink),
+            forsaken: Vec::new(),
+            releases: Vec::new(),
         };
         let mut settled = true;
         loop {
@@ -128,6 +166,10 @@ struct State {
     /// Whether the maps hold what `maps` says.
     whole: bool,
     balanced: Balanced,
+    /// Nodes that have ended since the maps were changed last.
+    forsaken: Vec<NodeLink>,
+    /// Who waits for a pod to get no new connections; and whether it did get some.
+    releases: Vec<(Ipv4Addr, oneshot::Sender<bool>, bool)>,
 }
 
 impl State {
@@ -147,6 +189,17 @@ impl State {
                 let (set, remove) = (Catalogue::set_pod, Catalogue::remove_pod);
                 ("pods", told.bring(catalogue, Catalogue::retain_pods, set, remove))
             }
+            News::Node { link, ended } => {
+                catalogue.set_node(link.index, ended);
+                if ended {
+                    self.forsaken.push(link);
+                }
+                return;
+            }
+            News::Released(pod, asker) => {
+                self.releases.push((pod, asker, catalogue.is_steady(pod)));
+                return;
+            }
         };
         if all {
             self.waiting.remove(of);
@@ -162,6 +215,17 @@ impl State {
         self.whole = false;
         network.apply(transaction).await?;
         self.whole = true;
+        for (pod, asker, led) in std::mem::take(&mut self.releases) {
+            if self.catalogue.is_steady(pod) && !asker.is_closed() {
+                self.releases.push((pod, asker, led));
+            } else {
+                // Who asked may have lost patience.
+                let _ = asker.send(led);
+            }
+        }
+        for link in self.forsaken.drain(..) {
+            network.forsake(link).await?;
+        }
         Ok(())
     }
 }

@@ -40,6 +40,8 @@ struct Endpoint {
     ready: bool,
     /// It is ending, and serves yet.
     draining: bool,
+    /// It is ready, and not ending.
+    steady: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,10 @@ pub struct Catalogue {
     services: BTreeMap<String, Service>,
     slices: BTreeMap<String, Slice>,
     slices_of: BTreeMap<String, BTreeSet<String>>,
+    /// How many slices have an address as one that is ready and stays so.
+    steady: BTreeMap<Ipv4Addr, usize>,
+    /// The nodes that have ended, whatever slices say yet.
+    ended: BTreeSet<u32>,
     host_ports: BTreeMap<String, Vec<(Frontend, SocketAddrV4)>>,
     /// Who asks for each frontend; the first of them gets it.
     claims: BTreeMap<Frontend, BTreeMap<String, Backends>>,
@@ -78,6 +84,8 @@ impl Catalogue {
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             slices_of: BTreeMap::new(),
+            steady: BTreeMap::new(),
+            ended: BTreeSet::new(),
             host_ports: BTreeMap::new(),
             claims: BTreeMap::new(),
             claimed: BTreeMap::new(),
@@ -111,7 +119,27 @@ impl Catalogue {
         self.stale.insert(service.clone());
         self.slices_of.entry(service.clone()).or_default().insert(key.clone());
         let slice = self.slice(object, service);
+        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.steady) {
+            *self.steady.entry(endpoint.address).or_default() += 1;
+        }
         self.slices.insert(key, slice);
+    }
+
+    /// A node has ended, or is there again: to one that has ended nothing is led, however late that
+    /// comes to be written in slices.
+    pub fn set_node(&mut self, index: u32, ended: bool) {
+        let changed = if ended { self.ended.insert(index) } else { self.ended.remove(&index) };
+        if changed {
+            let on_it = |slice: &&Slice| slice.endpoints.iter().any(|e| e.node == Some(index));
+            self.stale
+                .extend(self.slices.values().filter(on_it).map(|slice| slice.service.clone()));
+        }
+    }
+
+    /// Whether slices have an address as one that is ready and not ending.
+    #[must_use]
+    pub fn is_steady(&self, address: Ipv4Addr) -> bool {
+        self.steady.contains_key(&address)
     }
 
     /// An EndpointSlice is gone.
@@ -208,6 +236,14 @@ impl Catalogue {
                 self.slices_of.remove(&slice.service);
             }
         }
+        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.steady) {
+            if let Some(count) = self.steady.get_mut(&endpoint.address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.steady.remove(&endpoint.address);
+                }
+            }
+        }
         self.stale.insert(slice.service);
     }
 
@@ -223,12 +259,14 @@ impl Catalogue {
             let condition =
                 |name: &str| endpoint.pointer(&format!("/conditions/{name}"))?.as_bool();
             let node = text(endpoint, "/nodeName").strip_prefix(&self.prefix);
+            let ready = condition("ready").unwrap_or(true);
+            let ending = condition("terminating") == Some(true);
             Some(Endpoint {
                 address: address::parse(address).ok()?,
                 node: node.and_then(|index| index.parse().ok()),
-                ready: condition("ready").unwrap_or(true),
-                draining: condition("terminating") == Some(true)
-                    && condition("serving") == Some(true),
+                ready,
+                draining: ending && condition("serving") == Some(true),
+                steady: ready && !ending,
             })
         });
         Slice { service, ports: ports.collect(), endpoints: endpoints.collect() }
@@ -300,6 +338,7 @@ impl Catalogue {
                 (*protocol == port.protocol).then_some((slice, *number))
             })
             .flat_map(|(slice, number)| slice.endpoints.iter().map(move |e| (e, number)))
+            .filter(|(endpoint, _)| endpoint.node.is_none_or(|node| !self.ended.contains(&node)))
             .collect()
     }
 }

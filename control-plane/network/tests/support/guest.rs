@@ -29,13 +29,20 @@ impl Guest {
         run(&format!("ip netns add {namespace}"));
         let inner = in_namespace(&namespace, || bulkhead_vmm_api::tap::open("eth0").unwrap());
         carry(&outer, &File::from(inner));
-        // As the agent: what comes from pods goes out by eth0, whatever it is for.
+        // As the agent: what comes from pods goes out by eth0, and of what is for the node itself
+        // what may be for a node port.
         run(&format!(
             "ip -n {namespace} link set lo up
              ip -n {namespace} link set eth0 address {mac} up
              ip -n {namespace} addr add {ip}/32 dev eth0
              ip -n {namespace} route add default via 169.254.1.1 dev eth0 onlink
              ip -n {namespace} route add default via 169.254.1.1 dev eth0 onlink table 100
+             ip -n {namespace} rule add iif eth0 lookup local pref 1
+             ip -n {namespace} rule add iif lo lookup local pref 2
+             ip -n {namespace} rule add to {ip} ipproto tcp dport 30000-32767 lookup 100 pref 3
+             ip -n {namespace} rule add to {ip} ipproto udp dport 30000-32767 lookup 100 pref 4
+             ip -n {namespace} rule add lookup local pref 6
+             ip -n {namespace} rule del pref 0
              ip -n {namespace} rule add iif eth0 lookup main pref 100
              ip -n {namespace} rule add iif lo lookup main pref 101
              ip -n {namespace} rule add lookup 100 pref 102

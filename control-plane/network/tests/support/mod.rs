@@ -186,6 +186,14 @@ impl Node {
         }
     }
 
+    /// Waits until a TCP segment comes to the node, which it does not answer.
+    pub fn meets_tcp(&self) {
+        const TCP: u8 = 6;
+        let is_tcp =
+            |frame: &[u8]| frame.get(12..14) == Some(&[0x08, 0x00]) && frame.get(23) == Some(&TCP);
+        while !is_tcp(&frame::read(&self.tap, LIMIT).expect("nothing came")) {}
+    }
+
     /// Sends an ARP packet; what the host answers to it, if it does.
     pub fn answer_to_arp(&self, request: &[u8]) -> Option<Vec<u8>> {
         frame::write(&self.tap, request);

@@ -10,7 +10,13 @@ use std::{
 
 use base64::Engine as _;
 use bulkhead_agent_protocol::{AgentError, ErrorReason, NodeConfig};
-use rtnetlink::{Handle, LinkUnspec, packet_route::rule::RuleAction};
+use rtnetlink::{
+    Handle, LinkUnspec, RuleAddRequest,
+    packet_route::{
+        AddressFamily, IpProtocol,
+        rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange},
+    },
+};
 
 use crate::{
     node::identity::meminfo,
@@ -25,6 +31,8 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
 const MAX_ENTROPY: usize = 512;
 /// Routes of what comes from pods: everything goes to the host, even to a pod next door.
 const POD_TABLE: u32 = 100;
+/// The ports that Services of type NodePort may have.
+const NODE_PORTS: RulePortRange = RulePortRange { start: 30_000, end: 32_767 };
 
 /// Carries a configuration out.
 ///
@@ -110,32 +118,53 @@ async fn network(ip: Ipv4Addr, gateway: Ipv4Addr, mtu: Option<u16>) -> Result<()
     address.execute().await.map_err(step("give eth0 its address"))?;
     default_route(&handle, eth0, gateway, None).await?;
     default_route(&handle, eth0, gateway, Some(POD_TABLE)).await?;
-    rules(&handle).await
+    rules(&handle, ip).await
 }
 
-/// What comes from the wire or from the node itself goes by the main table; what comes from
-/// pods goes out, so that the host's rules see it.
-async fn rules(handle: &Handle) -> Result<(), SandboxError> {
+/// What comes from the wire or from the node itself goes by the usual tables; what comes from pods
+/// goes out, so that the host's rules see it, but for what is for the node itself. Of that the host
+/// must see what is for a node port: it knows who answers there.
+async fn rules(handle: &Handle, node: Ipv4Addr) -> Result<(), SandboxError> {
+    const LOCAL: u32 = 255;
     const MAIN: u32 = 254;
+    let add = |priority, table| {
+        let rules = handle.rule().add().v4().action(RuleAction::ToTable);
+        rules.priority(priority).table_id(table).replace()
+    };
     for (priority, interface, table) in
-        [(100, Some("eth0"), MAIN), (101, Some("lo"), MAIN), (102, None, POD_TABLE)]
+        [(1, "eth0", LOCAL), (2, "lo", LOCAL), (100, "eth0", MAIN), (101, "lo", MAIN)]
     {
-        let mut rule = handle
-            .rule()
-            .add()
-            .v4()
-            .action(RuleAction::ToTable)
-            .priority(priority)
-            .table_id(table)
-            .replace();
-        if let Some(interface) = interface {
-            rule = rule.input_interface(interface);
-        }
-        match rule.execute().await {
-            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::EEXIST => {
-            }
-            other => other.map_err(|e| SandboxError::Netlink("add a routing rule", e))?,
-        }
+        if_missing(add(priority, table).input_interface(interface)).await?;
     }
-    Ok(())
+    for (priority, protocol) in [(3, IpProtocol::Tcp), (4, IpProtocol::Udp), (5, IpProtocol::Sctp)]
+    {
+        let mut rule = add(priority, POD_TABLE).destination_prefix(node, 32);
+        rule.message_mut().attributes.extend([
+            RuleAttribute::IpProtocol(protocol),
+            RuleAttribute::DestinationPortRange(NODE_PORTS),
+        ]);
+        if_missing(rule).await?;
+    }
+    if_missing(add(6, LOCAL)).await?;
+    if_missing(add(102, POD_TABLE)).await?;
+    // The kernel's own, which is before all others.
+    let mut first = RuleMessage::default();
+    first.header.family = AddressFamily::Inet;
+    first.header.action = RuleAction::ToTable;
+    first.attributes.extend([RuleAttribute::Priority(0), RuleAttribute::Table(LOCAL)]);
+    match handle.rule().del(first).execute().await {
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::ENOENT => {
+            Ok(())
+        }
+        other => other.map_err(|e| SandboxError::Netlink("remove a routing rule", e)),
+    }
+}
+
+async fn if_missing(rule: RuleAddRequest<Ipv4Addr>) -> Result<(), SandboxError> {
+    match rule.execute().await {
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::EEXIST => {
+            Ok(())
+        }
+        other => other.map_err(|e| SandboxError::Netlink("add a routing rule", e)),
+    }
 }
