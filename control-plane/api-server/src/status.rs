@@ -82,6 +82,15 @@ impl Cause {
         }
     }
 
+    /// A list has more elements than it may.
+    pub fn too_many(field: impl Into<String>, count: usize, most: usize) -> Self {
+        Self {
+            reason: "FieldValueTooMany",
+            message: format!("Too many: {count}: must have at most {most} items"),
+            field: field.into(),
+        }
+    }
+
     /// A field may not be set, or not be changed.
     pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
         Self {

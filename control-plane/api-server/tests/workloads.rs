@@ -233,6 +233,42 @@ async fn jobs_complete_or_fail_and_expire() {
     let described = kubectl.run("describe job fails");
     assert!(described.contains("BackoffLimitExceeded"), "{described}");
 
+    // Nothing is tried again that a rule calls hopeless.
+    let rules = "podFailurePolicy: {rules: [{action: FailJob, onExitCodes: {operator: In, values: [42]}}]}, ";
+    apply("hopeless", "exit-42:1", &format!("backoffLimit: 6, {rules}"));
+    kubectl.run("wait --for=condition=Failed job/hopeless --timeout=60s");
+    let hopeless = client.get(&format!("{jobs}/hopeless")).await.1;
+    let conditions = hopeless["status"]["conditions"].to_string();
+    assert!(conditions.contains("PodFailurePolicy"), "{hopeless}");
+    assert!(conditions.contains("failed with exit code 42 matching FailJob rule"), "{hopeless}");
+    assert_eq!(hopeless["status"]["failed"], 1);
+
+    // Each index has its own limit, and those that fail do not keep the others from their turn.
+    let spec = "completions: 3, parallelism: 2, completionMode: Indexed, backoffLimitPerIndex: 0, ";
+    apply("each", "exit-3:1", spec);
+    kubectl.run("wait --for=condition=Failed job/each --timeout=60s");
+    let each = client.get(&format!("{jobs}/each")).await.1;
+    assert_eq!(
+        (&each["status"]["failedIndexes"], &each["status"]["failed"]),
+        (&"0-2".into(), &3.into())
+    );
+    assert!(each["status"]["conditions"].to_string().contains("FailedIndexes"), "{each}");
+    apply("most", "exit-3:1", &format!("{spec}maxFailedIndexes: 0, "));
+    kubectl.run("wait --for=condition=Failed job/most --timeout=60s");
+    let most = client.get(&format!("{jobs}/most")).await.1;
+    assert!(
+        most["status"]["conditions"].to_string().contains("MaxFailedIndexesExceeded"),
+        "{most}"
+    );
+
+    let enough =
+        "completions: 9, completionMode: Indexed, successPolicy: {rules: [{succeededCount: 2}]}, ";
+    apply("enough", "exit-0:1", enough);
+    kubectl.run("wait --for=condition=Complete job/enough --timeout=60s");
+    let enough = client.get(&format!("{jobs}/enough")).await.1;
+    assert!(enough["status"]["conditions"].to_string().contains("SuccessPolicy"), "{enough}");
+    assert_ne!(enough["status"]["succeeded"], 9);
+
     apply("late", "run:1", "activeDeadlineSeconds: 1, ");
     kubectl.run("wait --for=condition=Failed job/late --timeout=30s");
     let late = client.get(&format!("{jobs}/late")).await.1;
@@ -250,6 +286,11 @@ async fn jobs_complete_or_fail_and_expire() {
     kubectl.run("delete job deleted --timeout=30s");
     let path = format!("{PODS}?labelSelector=job-name%3Ddeleted");
     until(&mut client, &path, |pods| count(pods) == 0).await;
+
+    // One that waits for its pods lets them go.
+    apply("waits", "run:1", "");
+    until(&mut client, &format!("{jobs}/waits"), |job| job["status"]["ready"] == 1).await;
+    kubectl.run("delete job waits --cascade=foreground --timeout=60s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

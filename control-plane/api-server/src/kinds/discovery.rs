@@ -204,11 +204,7 @@ fn validate_endpoint(slice: &Value, endpoint: &Value, path: &str, causes: &mut V
 
 fn too_many(count: usize, most: usize, path: &str, causes: &mut Vec<Cause>) {
     if count > most {
-        causes.push(Cause {
-            reason: "FieldValueTooMany",
-            message: format!("Too many: {count}: must have at most {most} items"),
-            field: path.into(),
-        });
+        causes.push(Cause::too_many(path, count, most));
     }
 }
 

@@ -1,11 +1,14 @@
 //! Jobs: pods that run until enough of them have ended well.
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/job/>
 //!
-//! [`tally`] counts, [`decide`] decides, [`indexes`] reads completion indexes; this module reads the
+//! [`tally`] counts, [`decide`] decides, by what the job says of failures and successes ([`policy`]);
+//! [`indexes`] reads completion indexes, [`attempts`] how often one was tried. This module reads the
 //! caches and writes.
 
+mod attempts;
 mod decide;
 mod indexes;
+mod policy;
 mod tally;
 
 use std::collections::BTreeSet;
@@ -93,7 +96,9 @@ impl Controller {
         if !self.written.is_in(key, &self.pods) {
             return Ok(Next::Change);
         }
-        let Some(job) = self.jobs.get(key) else { return Ok(Next::Change) };
+        let Some(job) = self.jobs.get(key).filter(|job| is_ours(job)) else {
+            return Ok(Next::Change);
+        };
         let selector = Selector::read(&job["spec"]["selector"]).unwrap_or_default();
         if selector.is_empty() {
             return Ok(Next::Change);
@@ -104,13 +109,15 @@ impl Controller {
         })
         .await?;
         if is_finished(&job) {
-            self.release(
-                &pods.into_iter().filter(|pod| tally::is_tracked(pod)).collect::<Vec<_>>(),
-            )
-            .await?;
+            let left = pods.into_iter().filter(|pod| tally::is_tracked(pod));
+            self.release(&left.collect::<Vec<_>>()).await?;
             return self.expire(&job).await;
         }
         if object::is_terminating(&job) {
+            // It may wait for its pods to be gone; nobody asks for their counts any more.
+            let over = |pod: &Arc<Value>| pods::has_ended(pod) || object::is_terminating(pod);
+            let left = pods.into_iter().filter(|pod| tally::is_tracked(pod) && over(pod));
+            self.release(&left.collect::<Vec<_>>()).await?;
             return Ok(Next::Change);
         }
         self.progress(key, &job, &pods).await
@@ -128,6 +135,9 @@ impl Controller {
         let mut next = Next::Change;
         let mut failure = Ok(());
         if verdict.is_some() || suspended {
+            if verdict.is_some() {
+                tally.let_go();
+            }
             let surplus = std::mem::take(&mut tally.active);
             tally.active = self.delete(key, job, surplus).await?;
         } else {
@@ -140,10 +150,10 @@ impl Controller {
         tally.write(&mut status);
         if let Some(verdict) = &verdict {
             let met = |status: &mut Value, kind| {
-                set_condition(status, kind, "True", verdict.reason, &verdict.message, now);
+                set_condition(status, kind, "True", &verdict.reason, &verdict.message, now);
             };
             met(&mut status, verdict.target);
-            if tally.active.is_empty() && tally.terminating == 0 && tally.is_settled() {
+            if tally.active.is_empty() && tally.terminating.is_empty() && tally.is_settled() {
                 met(&mut status, verdict.condition);
                 if verdict.condition == "Complete" {
                     status["completionTime"] = object::timestamp(now).into();
@@ -151,7 +161,7 @@ impl Controller {
                     self.context.recorder.normal(job, "Completed", message);
                 } else {
                     let message = verdict.message.clone();
-                    self.context.recorder.warning(job, verdict.reason, message);
+                    self.context.recorder.warning(job, &verdict.reason, message);
                 }
             }
         }
@@ -181,7 +191,7 @@ impl Controller {
         now: OffsetDateTime,
     ) -> (Next, Result<(), ClientError>) {
         let wanted = wanted(job, tally);
-        let there = tally.active.len() + tally.terminating;
+        let there = tally.active.len() + tally.terminating.len();
         if tally.active.len() > wanted {
             let surplus = tally.active.split_off(wanted);
             return match self.delete(key, job, surplus).await {
@@ -195,13 +205,26 @@ impl Controller {
         if there >= wanted {
             return (Next::Change, Ok(()));
         }
-        let wait = backoff(pods, now);
-        if !wait.is_zero() {
-            return (Next::After(wait), Ok(()));
+        // Where each index has its own limit, each waits for itself.
+        if tally.given_up.is_none() {
+            let wait = backoff(pods, now);
+            if !wait.is_zero() {
+                return (Next::After(wait), Ok(()));
+            }
         }
         let missing = (wanted - there).min(BURST);
-        let made = self.create(key, job, tally, missing).await;
-        (Next::Change, made)
+        let plain = tracked(job);
+        if job["spec"]["completionMode"] != "Indexed" {
+            return (Next::Change, self.create(key, job, tally, vec![plain; missing]).await);
+        }
+        let wait =
+            |index: i64| tally.held.get(&index).map_or(Duration::ZERO, |last| last.wait(now));
+        let waits = tally.held.values().map(|last| last.wait(now)).filter(|wait| !wait.is_zero());
+        let waits = waits.min();
+        let ready = free(job, tally).filter(|index| wait(*index).is_zero()).take(missing);
+        let new = ready.map(|index| indexed(&plain, job, index, tally)).collect();
+        let made = self.create(key, job, tally, new).await;
+        (waits.map_or(Next::Change, Next::After), made)
     }
 
     async fn create(
@@ -209,23 +232,8 @@ impl Controller {
         key: &str,
         job: &Value,
         tally: &mut Tally,
-        count: usize,
+        new: Vec<Value>,
     ) -> Result<(), ClientError> {
-        let reference = controller_reference(job, "batch/v1", "Job");
-        let mut plain = pods::from_template(&job["spec"]["template"], job, reference);
-        let mut finalizers = list(&plain, "metadata.finalizers").to_vec();
-        finalizers.push(TRACKING.into());
-        plain["metadata"]["finalizers"] = finalizers.into();
-        let new: Vec<Value> = if job["spec"]["completionMode"] == "Indexed" {
-            let used: BTreeSet<i64> =
-                tally.active.iter().filter_map(|pod| tally::index(pod)).collect();
-            let completions = number(job, "spec.completions").unwrap_or(0);
-            let free = (0..completions)
-                .filter(|index| !used.contains(index) && !tally.completed.contains(index));
-            free.take(count).map(|index| indexed(&plain, job, index)).collect()
-        } else {
-            vec![plain; count]
-        };
         let (client, kind) = (self.context.client(), Kind::PODS);
         let mut failed = None;
         for batch in new.chunks(PARALLEL) {
@@ -362,14 +370,46 @@ pub(crate) fn is_finished(job: &Value) -> bool {
     has_condition(job, "Complete") || has_condition(job, "Failed")
 }
 
-/// The pod of an index: it is told by annotation, label, host name and variable.
-fn indexed(plain: &Value, job: &Value, index: i64) -> Value {
+/// Whether a job is left to this controller.
+fn is_ours(job: &Value) -> bool {
+    job["spec"]["managedBy"].as_str().is_none_or(|name| name == "kubernetes.io/job-controller")
+}
+
+/// A pod of the job, which is not gone before it is counted.
+fn tracked(job: &Value) -> Value {
+    let reference = controller_reference(job, "batch/v1", "Job");
+    let mut pod = pods::from_template(&job["spec"]["template"], job, reference);
+    let mut finalizers = list(&pod, "metadata.finalizers").to_vec();
+    finalizers.push(TRACKING.into());
+    pod["metadata"]["finalizers"] = finalizers.into();
+    pod
+}
+
+/// The indexes that have no pod and are neither done nor given up.
+fn free(job: &Value, tally: &Tally) -> impl Iterator<Item = i64> {
+    let pods = tally.active.iter().chain(&tally.terminating);
+    let used: BTreeSet<i64> = pods.filter_map(|pod| tally::index(pod)).collect();
+    let is_over = move |index: &i64| {
+        tally.completed.contains(index)
+            || tally.given_up.as_ref().is_some_and(|all| all.contains(index))
+    };
+    let completions = number(job, "spec.completions").unwrap_or(0);
+    (0..completions).filter(move |index| !used.contains(index) && !is_over(index))
+}
+
+/// The pod of an index: it is told by annotation, label, host name and variable. Where an index has a
+/// limit, it says how many failed before it.
+fn indexed(plain: &Value, job: &Value, index: i64, tally: &Tally) -> Value {
     let mut pod = plain.clone();
     let name = object::name(job);
     let text = index.to_string();
     pod["metadata"]["generateName"] = format!("{name}-{index}-").into();
     for map in ["annotations", "labels"] {
         pod["metadata"][map][INDEX] = text.as_str().into();
+    }
+    if tally.given_up.is_some() {
+        let last = tally.held.get(&index).map(|last| last.failures);
+        last.unwrap_or_default().annotate(&mut pod);
     }
     pod["spec"]["hostname"] = format!("{name}-{index}").into();
     let variable = json!({"name": "JOB_COMPLETION_INDEX", "value": text});

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use bulkhead_client::object::{self, list, number, text};
 use serde_json::{Value, json};
 
+use super::attempts::Attempt;
 use super::indexes::{self, INDEX};
+use super::policy::{self, Failure};
 
 /// The finalizer of pods that are not counted yet.
 pub(super) const TRACKING: &str = "batch.kubernetes.io/job-tracking";
@@ -28,13 +30,20 @@ pub(super) struct Tally {
     /// Pods that run or wait.
     pub(super) active: Vec<Arc<Value>>,
     /// Pods that are being deleted and have not ended.
-    pub(super) terminating: usize,
+    pub(super) terminating: Vec<Arc<Value>>,
     /// Pods that ended well, counted or not.
     pub(super) succeeded: i64,
     /// Pods that ended otherwise, counted or not.
     pub(super) failed: i64,
     /// The indexes that are done.
     pub(super) completed: BTreeSet<i64>,
+    /// The indexes that have failed too often, if there is a limit for each.
+    pub(super) given_up: Option<BTreeSet<i64>>,
+    /// The last attempt at each index that waits for the next, which goes on from its count. Such pods
+    /// keep their finalizer, so that nobody can delete what they say.
+    pub(super) held: HashMap<i64, Attempt>,
+    /// Why a pod's failure is the job's.
+    pub(super) fatal: Option<String>,
     /// Pods whose finalizer may go once the status is written.
     pub(super) release: Vec<Arc<Value>>,
     pub(super) counted: [i64; 2],
@@ -67,44 +76,105 @@ impl Tally {
         if indexed {
             tally.completed = indexes::parse(text(job, "status.completedIndexes"), completions);
         }
-        let only_failed = job["spec"]["podReplacementPolicy"] == "Failed";
+        let limit = number(job, "spec.backoffLimitPerIndex").filter(|_| indexed);
+        tally.given_up =
+            limit.map(|_| indexes::parse(text(job, "status.failedIndexes"), completions));
+        let mut attempts = Vec::new();
         for pod in pods {
-            let Some(end) = end(pod, only_failed) else {
-                if object::is_terminating(pod) {
-                    tally.terminating += 1;
-                } else {
-                    tally.active.push(Arc::clone(pod));
-                }
+            let Some(end) = end(job, pod) else {
+                let going = object::is_terminating(pod);
+                let those = if going { &mut tally.terminating } else { &mut tally.active };
+                those.push(Arc::clone(pod));
                 continue;
             };
             if !is_tracked(pod) {
                 continue;
             }
-            tally.release.push(Arc::clone(pod));
-            let counts = match (end, index(pod)) {
-                // An index counts once, and one beyond the completions not at all.
-                (End::Succeeded, Some(index)) if indexed => {
-                    index < completions && tally.completed.insert(index)
-                }
-                (End::Succeeded, None) if indexed => false,
-                _ => true,
-            };
-            let known = tally.uncounted.iter().any(|uids| uids.contains(object::uid(pod)));
-            if counts && !known {
-                tally.uncounted[end as usize].insert(object::uid(pod).to_owned());
+            // What has no index, or one beyond the completions, does not count.
+            let index = index(pod).filter(|index| *index < completions);
+            if indexed && index.is_none() {
+                tally.release.push(Arc::clone(pod));
+                continue;
             }
+            let counts = match (end, index) {
+                // An index counts once.
+                (End::Succeeded, Some(index)) if indexed => tally.completed.insert(index),
+                (End::Succeeded, _) => true,
+                (End::Failed, index) => {
+                    let failure = policy::failure(job, pod);
+                    let counts = failure != Failure::Ignored;
+                    if let (Some(index), Some(limit)) = (index, limit) {
+                        let attempt = Attempt::new(index, pod, counts);
+                        let too_often = counts && attempt.failures.counted > limit;
+                        if too_often || failure == Failure::Index {
+                            tally.given_up.get_or_insert_default().insert(index);
+                        }
+                        attempts.push(attempt);
+                    }
+                    if let Failure::Job(why) = failure {
+                        tally.fatal.get_or_insert(why);
+                    }
+                    if limit.is_some() {
+                        continue;
+                    }
+                    counts
+                }
+            };
+            tally.count(pod, end, counts);
         }
+        if let Some(given_up) = &mut tally.given_up {
+            given_up.retain(|index| !tally.completed.contains(index));
+        }
+        tally.hold(attempts);
         let total = |end: End| {
             tally.counted[end as usize]
                 + i64::try_from(tally.uncounted[end as usize].len()).unwrap_or(i64::MAX)
         };
         (tally.succeeded, tally.failed) = (total(End::Succeeded), total(End::Failed));
+        let held = tally.held.values().filter(|attempt| attempt.counts).count();
+        tally.failed += i64::try_from(held).unwrap_or(i64::MAX);
         if indexed {
             tally.succeeded = i64::try_from(tally.completed.len()).unwrap_or(i64::MAX);
             tally.counted[0] =
                 tally.succeeded - i64::try_from(tally.uncounted[0].len()).unwrap_or(0);
         }
         tally
+    }
+
+    /// Lets a pod that ended go, and counts it if it `counts`.
+    fn count(&mut self, pod: &Arc<Value>, end: End, counts: bool) {
+        self.release.push(Arc::clone(pod));
+        if counts && !self.uncounted.iter().any(|uids| uids.contains(object::uid(pod))) {
+            self.uncounted[end as usize].insert(object::uid(pod).to_owned());
+        }
+    }
+
+    /// Holds the last of `attempts` at each index that is to be tried again and is not yet; counts
+    /// the others.
+    fn hold(&mut self, attempts: Vec<Attempt>) {
+        for attempt in attempts {
+            let is_over = self.completed.contains(&attempt.index)
+                || self.given_up.as_ref().is_some_and(|all| all.contains(&attempt.index));
+            let mut others = self.active.iter().chain(&self.terminating);
+            let attempt = if is_over || others.any(|pod| attempt.is_before(pod)) {
+                Some(attempt)
+            } else if let Some(held) = self.held.get_mut(&attempt.index) {
+                let is_newer = attempt.failures.total() > held.failures.total();
+                Some(if is_newer { std::mem::replace(held, attempt) } else { attempt })
+            } else {
+                self.held.insert(attempt.index, attempt)
+            };
+            if let Some(attempt) = attempt {
+                self.count(&attempt.pod, End::Failed, attempt.counts);
+            }
+        }
+    }
+
+    /// Counts what is held: nothing is tried again.
+    pub(super) fn let_go(&mut self) {
+        for (_, attempt) in std::mem::take(&mut self.held) {
+            self.count(&attempt.pod, End::Failed, attempt.counts);
+        }
     }
 
     /// Whether every pod that ended is in the counts.
@@ -129,7 +199,10 @@ impl Tally {
             }
         }
         status["ready"] = ready.into();
-        status["terminating"] = self.terminating.into();
+        status["terminating"] = self.terminating.len().into();
+        if let Some(given_up) = &self.given_up {
+            status["failedIndexes"] = indexes::format(given_up).into();
+        }
         status["uncountedTerminatedPods"] =
             json!({"succeeded": self.uncounted[0], "failed": self.uncounted[1]});
         if !self.completed.is_empty() {
@@ -148,13 +221,15 @@ pub(super) fn index(pod: &Value) -> Option<i64> {
     pod["metadata"]["annotations"][INDEX].as_str()?.parse().ok()
 }
 
-/// How a pod ended; one that is deleted before it ended has failed, unless only failed pods are
-/// to be replaced.
-fn end(pod: &Value, only_failed: bool) -> Option<End> {
+/// How a pod ended; one that is deleted before it ended has failed, unless what counts is how it
+/// ends.
+fn end(job: &Value, pod: &Value) -> Option<End> {
+    let spec = &job["spec"];
+    let waits = spec["podReplacementPolicy"] == "Failed" || spec["podFailurePolicy"].is_object();
     match text(pod, "status.phase") {
         "Succeeded" => Some(End::Succeeded),
         "Failed" => Some(End::Failed),
-        _ if object::is_terminating(pod) && !only_failed => Some(End::Failed),
+        _ if object::is_terminating(pod) && !waits => Some(End::Failed),
         _ => None,
     }
 }
@@ -227,6 +302,52 @@ mod tests {
         assert_eq!(Tally::take(&job, &going).failed, 1);
         job["spec"]["podReplacementPolicy"] = "Failed".into();
         let waiting = Tally::take(&job, &going);
-        assert_eq!((waiting.failed, waiting.terminating), (0, 1));
+        assert_eq!((waiting.failed, waiting.terminating.len()), (0, 1));
+    }
+
+    #[test]
+    fn an_index_is_tried_so_often() {
+        let mut job = json!({"spec": {
+            "completions": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
+        }, "status": {}});
+        let attempt = |uid: &str, index, phase: &str, before: i64| {
+            let mut pod = (*pod(uid, phase, true, Some(index))).clone();
+            pod["metadata"]["annotations"]["batch.kubernetes.io/job-index-failure-count"] =
+                before.to_string().into();
+            Arc::new(pod)
+        };
+        // Held until there is a pod that goes on from it, but it counts.
+        let mut pods = vec![attempt("a", 0, "Failed", 0), attempt("b", 1, "Running", 0)];
+        let tally = Tally::take(&job, &pods);
+        assert_eq!((tally.failed, tally.release.len(), tally.held.len()), (1, 0, 1));
+        assert_eq!(tally.held[&0].failures.counted, 1);
+        assert_eq!(written(&job, &pods)["failedIndexes"], "");
+        assert_eq!(written(&job, &pods)["uncountedTerminatedPods"]["failed"], json!([]));
+        pods.push(attempt("c", 0, "Running", 1));
+        let tally = Tally::take(&job, &pods);
+        assert_eq!((tally.failed, tally.release.len(), tally.held.len()), (1, 1, 0));
+        // The second failure is one too many.
+        pods[2] = attempt("c", 0, "Failed", 1);
+        let tally = Tally::take(&job, &pods);
+        assert_eq!((tally.failed, tally.release.len(), tally.held.len()), (2, 2, 0));
+        assert_eq!(written(&job, &pods)["failedIndexes"], "0");
+        // So it stays when the pods are gone.
+        job["status"]["failedIndexes"] = "0".into();
+        assert_eq!(Tally::take(&job, &[]).given_up, Some([0].into()));
+    }
+
+    #[test]
+    fn what_a_policy_ignores_does_not_count() {
+        let mut job = json!({"spec": {"completions": 2, "podFailurePolicy": {"rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        ]}}, "status": {}});
+        let mut failed = (*pod("a", "Failed", true, None)).clone();
+        failed["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True"}]);
+        let pods = [Arc::new(failed), pod("b", "Failed", true, None)];
+        let tally = Tally::take(&job, &pods);
+        assert_eq!((tally.failed, tally.release.len()), (1, 2));
+        job["spec"]["podFailurePolicy"]["rules"][0]["action"] = "FailJob".into();
+        let tally = Tally::take(&job, &pods);
+        assert!(tally.fatal.is_some() && tally.failed == 2);
     }
 }

@@ -1,9 +1,12 @@
 //! The group `batch`: Jobs.
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/>
 
+mod policies;
+
 use serde_json::{Value, json};
 
 use super::{PLAIN, columns as c, pod, status, template};
+use crate::names;
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
 use crate::status::Cause;
@@ -35,9 +38,8 @@ pub(super) fn resources() -> Vec<Resource> {
     }]
 }
 
-/// Fields of a job's spec whose behaviour is not here.
-const UNSUPPORTED: [&str; 5] =
-    ["podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "maxFailedIndexes", "managedBy"];
+/// The longest name of a controller that a job is left to.
+const MAX_MANAGED_BY: usize = 63;
 
 /// A job selects its pods by its own uid, unless its creator says how.
 fn prepare_job(job: &mut Value) {
@@ -77,10 +79,9 @@ pub(super) fn default_spec(spec: &mut Value) {
         spec["completions"] = 1.into();
     }
     object::set_default(spec, "parallelism", 1);
-    object::set_default(spec, "backoffLimit", 6);
     object::set_default(spec, "completionMode", "NonIndexed");
     object::set_default(spec, "suspend", false);
-    object::set_default(spec, "podReplacementPolicy", "TerminatingOrFailed");
+    policies::default(spec);
     if let Some(template) = spec.get_mut("template") {
         template::default(template);
     }
@@ -110,12 +111,6 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         causes.push(Cause::required(path));
         return;
     }
-    for field in UNSUPPORTED {
-        if !spec[field].is_null() {
-            causes
-                .push(Cause::forbidden(format!("{path}.{field}"), "not supported by this server"));
-        }
-    }
     for field in [
         "parallelism",
         "completions",
@@ -126,20 +121,21 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         template::not_negative(spec, path, field, causes);
     }
     pod::one_of(spec, path, "completionMode", &["NonIndexed", "Indexed"], causes);
-    pod::one_of(spec, path, "podReplacementPolicy", &["TerminatingOrFailed", "Failed"], causes);
-    if spec["completionMode"] == "Indexed" {
-        if spec["completions"].is_null() {
-            causes.push(Cause {
-                message: "Required value: when completion mode is Indexed".into(),
-                ..Cause::required(format!("{path}.completions"))
-            });
+    if spec["completionMode"] == "Indexed" && spec["completions"].is_null() {
+        causes.push(Cause {
+            message: "Required value: when completion mode is Indexed".into(),
+            ..Cause::required(format!("{path}.completions"))
+        });
+    }
+    policies::validate(spec, path, causes);
+    if let Some(name) = spec["managedBy"].as_str() {
+        if !(name.contains('/') && names::is_qualified(name)) {
+            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            causes.push(Cause::invalid(format!("{path}.managedBy"), &spec["managedBy"], why));
         }
-        for (field, most) in [("completions", 100_000), ("parallelism", 100_000)] {
-            if spec[field].as_i64().is_some_and(|count| count > most) {
-                let why =
-                    format!("must be less than or equal to {most} when completion mode is Indexed");
-                causes.push(Cause::invalid(format!("{path}.{field}"), &spec[field], &why));
-            }
+        if name.len() > MAX_MANAGED_BY {
+            let why = format!("must have at most {MAX_MANAGED_BY} bytes");
+            causes.push(Cause::invalid(format!("{path}.managedBy"), &spec["managedBy"], &why));
         }
     }
     let template = &spec["template"];
@@ -155,7 +151,15 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
 }
 
 fn validate_job_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    for field in ["spec.selector", "spec.template", "spec.completionMode"] {
+    for field in [
+        "spec.selector",
+        "spec.template",
+        "spec.completionMode",
+        "spec.podFailurePolicy",
+        "spec.backoffLimitPerIndex",
+        "spec.successPolicy",
+        "spec.managedBy",
+    ] {
         template::immutable(new, old, field, causes);
     }
     // An indexed job may grow or shrink, both counts together.
@@ -203,7 +207,8 @@ mod tests {
         for (spec, expected) in [
             (json!({"backoffLimit": -1}), "spec.backoffLimit"),
             (json!({"completionMode": "Indexed", "parallelism": 2}), "spec.completions"),
-            (json!({"podFailurePolicy": {"rules": []}}), "spec.podFailurePolicy"),
+            (json!({"managedBy": "me"}), "spec.managedBy"),
+            (json!({"successPolicy": {"rules": []}}), "spec.successPolicy"),
             (
                 json!({"template": {"spec": {"restartPolicy": "Always"}}}),
                 "spec.template.spec.restartPolicy",
@@ -217,5 +222,8 @@ mod tests {
         validate_job_update(&changed, &job(json!({})), &mut causes);
         let fields: Vec<_> = causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(fields, ["spec.template", "spec.completions"]);
+        let mut causes = Vec::new();
+        validate_job_update(&job(json!({"managedBy": "a.io/b"})), &job(json!({})), &mut causes);
+        assert_eq!(causes[0].field, "spec.managedBy");
     }
 }
