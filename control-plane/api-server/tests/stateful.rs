@@ -115,6 +115,50 @@ async fn a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sets_claims_are_made_with_its_pods_and_go_as_it_says() {
+    const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let _nodes = Hollow::start(&cluster, &["n1"]).await;
+    let mut client = cluster.admin().await;
+    let set = WEB.replace(
+        "replicas: 3",
+        "replicas: 2
+  podManagementPolicy: Parallel
+  persistentVolumeClaimRetentionPolicy: {whenScaled: Delete}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}",
+    );
+    kubectl.run(&format!("apply -f {}", kubectl.file("web.yaml", &set)));
+    until(&mut client, PODS, |pods| names(pods) == ["web-0", "web-1"]).await;
+    let claims = client.get(CLAIMS).await.1;
+    assert_eq!(names(&claims), ["data-web-0", "data-web-1"]);
+    assert_eq!(claims["items"][0]["metadata"]["labels"]["app"], "web");
+    assert_eq!(claims["items"][0]["metadata"].get("ownerReferences"), None);
+    let pod = client.get(&format!("{PODS}/web-1")).await.1;
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "data").unwrap();
+    assert_eq!(volume["persistentVolumeClaim"]["claimName"], "data-web-1");
+    // Nothing provides volumes here, and that is told.
+    let path = format!("{PODS}/web-1");
+    let waits = until(&mut client, &path, |pod| pod["status"]["conditions"].is_array()).await;
+    let conditions = waits["status"]["conditions"].to_string();
+    assert!(conditions.contains("persistentVolumeClaim"), "{conditions}");
+
+    kubectl.run("scale statefulset/web --replicas=1");
+    until(&mut client, CLAIMS, |claims| names(claims) == ["data-web-0"]).await;
+    let policy = r#"{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Delete"}}}"#;
+    kubectl.run(&format!("patch sts web -p {policy}"));
+    until(&mut client, &format!("{CLAIMS}/data-web-0"), |claim| {
+        claim["metadata"]["ownerReferences"][0]["kind"] == "StatefulSet"
+    })
+    .await;
+    kubectl.run("delete statefulset web --timeout=60s");
+    until(&mut client, CLAIMS, |claims| names(claims).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parallel_set_is_made_at_once_adopts_and_waits_for_no_one() {
     let cluster = Cluster::start();
     let kubectl = Kubectl::new(&cluster);

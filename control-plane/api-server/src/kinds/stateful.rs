@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::apps::{APPS, WORKLOAD, default_update, is_zero, not_above_all, validate_replicas};
-use super::{SCALE, columns as c, pod, status, template};
+use super::{SCALE, columns as c, pod, status, template, volume};
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
 use crate::status::Cause;
@@ -57,6 +57,17 @@ fn default(set: &mut Value) {
     if let Some(template) = spec.get_mut("template") {
         template::default(template);
     }
+    let templates = spec.get_mut("volumeClaimTemplates").and_then(Value::as_array_mut);
+    for claim in templates.into_iter().flatten().filter(|claim| claim.is_object()) {
+        // Clients written in Go send what they do not say of its metadata as null.
+        if let Some(metadata) = claim.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.retain(|_, value| !value.is_null());
+        }
+        object::set_default(claim, "apiVersion", "v1");
+        object::set_default(claim, "kind", "PersistentVolumeClaim");
+        object::set_default(claim, "status", json!({"phase": "Pending"}));
+        volume::default_claim(claim);
+    }
 }
 
 fn validate(set: &Value, causes: &mut Vec<Cause>) {
@@ -75,9 +86,10 @@ fn validate(set: &Value, causes: &mut Vec<Cause>) {
     if !object::text(spec, "serviceName").is_empty() {
         pod::label(object::text(spec, "serviceName"), "spec.serviceName", causes);
     }
-    if !object::list(spec, "volumeClaimTemplates").is_empty() {
-        let why = "not supported by this server";
-        causes.push(Cause::forbidden("spec.volumeClaimTemplates", why));
+    for (index, template) in object::list(spec, "volumeClaimTemplates").iter().enumerate() {
+        let path = format!("spec.volumeClaimTemplates[{index}]");
+        pod::label(object::name(template), &format!("{path}.metadata.name"), causes);
+        volume::validate_claim_spec(&template["spec"], &format!("{path}.spec"), causes);
     }
     let (strategy, path) = (&spec["updateStrategy"], "spec.updateStrategy");
     pod::one_of(strategy, path, "type", &["OnDelete", "RollingUpdate"], causes);

@@ -159,7 +159,7 @@ fn validate_volume(volume: &Value, causes: &mut Vec<Cause>) {
     class_name(spec, causes);
 }
 
-fn default_claim(claim: &mut Value) {
+pub(super) fn default_claim(claim: &mut Value) {
     if let Some(spec) = claim.get_mut("spec").filter(|spec| spec.is_object()) {
         object::set_default(spec, "volumeMode", "Filesystem");
     }

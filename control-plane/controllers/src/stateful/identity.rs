@@ -3,6 +3,7 @@
 use bulkhead_client::object;
 use serde_json::{Value, json};
 
+use super::volumes;
 use crate::context::controller_reference;
 use crate::history::{self, REVISION_LABEL};
 use crate::pods;
@@ -35,6 +36,7 @@ pub(super) fn pod(set: &Value, revision: &Value, ordinal: i64) -> Value {
     }
     pod["metadata"]["labels"][REVISION_LABEL] = object::name(revision).into();
     pod["spec"]["hostname"] = name.into();
+    volumes::mount(set, &mut pod);
     if let Some(service) = set["spec"]["serviceName"].as_str().filter(|name| !name.is_empty()) {
         pod["spec"]["subdomain"] = service.into();
     }

@@ -1,10 +1,12 @@
 //! StatefulSets: pods with names that stay, made and replaced in order.
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/>
 //!
-//! [`plan`] decides, [`identity`] says which pod is which; this module reads the caches and writes.
+//! [`plan`] decides, [`identity`] says which pod is which, [`volumes`] makes their claims; this module
+//! reads the caches and writes.
 
 mod identity;
 mod plan;
+mod volumes;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,9 +40,11 @@ pub(crate) async fn run(informers: Arc<Informers>) {
     let sets = informers.cache(&STATEFUL_SETS);
     let pods = informers.cache(&Kind::PODS);
     let revisions = informers.cache(&REVISIONS);
+    let claims = informers.cache(&volumes::CLAIMS);
     sets.synced().await;
     pods.synced().await;
     revisions.synced().await;
+    claims.synced().await;
     let queue = Queue::new();
     let (set_queue, pod_queue, revision_queue) =
         (Arc::clone(&queue), Arc::clone(&queue), Arc::clone(&queue));
@@ -50,6 +54,7 @@ pub(crate) async fn run(informers: Arc<Informers>) {
         control: PodControl::new(context, Wording::Named),
         sets: Arc::clone(&sets),
         pods: Arc::clone(&pods),
+        claims,
     });
     tokio::join!(
         on_change(sets, |set| set_queue.add(object::key(set))),
@@ -71,6 +76,7 @@ struct Controller {
     control: PodControl,
     sets: Arc<Cache>,
     pods: Arc<Cache>,
+    claims: Arc<Cache>,
 }
 
 impl Controller {
@@ -101,6 +107,7 @@ impl Controller {
         let plan = Plan::read(&set, object::name(&update.revision));
         let members = plan.members(name, &pods);
         let steps = plan.steps(&members, now);
+        self.own_claims(&set, &members).await?;
         let taken = self.take(key, &set, steps, &current, &update.revision).await;
         let status = status(&set, &plan, &members, &current, &update, now);
         write_status(context.client(), &STATEFUL_SETS, &set, &status).await?;
@@ -120,6 +127,19 @@ impl Controller {
         })
     }
 
+    /// Gives claims their owners, before the pods that they may go with are deleted.
+    async fn own_claims(&self, set: &Value, members: &Members) -> Result<(), ClientError> {
+        let namespace = object::namespace(set).unwrap_or_default();
+        let get = |name: &str| self.claims.get(&format!("{namespace}/{name}"));
+        let context = &self.control.context;
+        for (pods, are_condemned) in [(&members.wanted, false), (&members.condemned, true)] {
+            for pod in pods.values() {
+                volumes::own(context, set, pod, are_condemned, get).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn take(
         &self,
         key: &str,
@@ -131,7 +151,11 @@ impl Controller {
         let make = |(ordinal, newest): (i64, bool)| {
             identity::pod(set, if newest { update } else { current }, ordinal)
         };
-        let made = self.control.create(key, set, steps.create.into_iter().map(make)).await;
+        let new: Vec<Value> = steps.create.into_iter().map(make).collect();
+        for pod in &new {
+            volumes::make(&self.control.context, set, object::name(pod)).await?;
+        }
+        let made = self.control.create(key, set, new.into_iter()).await;
         made.map_err(|failure| failure.error)?;
         for (ordinal, pod) in &steps.relabel {
             let patch = Patch::Merge(identity::relabel(pod, *ordinal));
