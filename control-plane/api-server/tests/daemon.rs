@@ -111,8 +111,11 @@ async fn a_surge_starts_the_new_first_and_what_fails_is_replaced() {
     kubectl.run(&format!("apply -f {}", kubectl.file("logs.yaml", &set)));
     until(&mut client, LOGS, |set| set["status"]["numberAvailable"] == 1).await;
     kubectl.run("set image daemonset/logs c=stuck:1");
-    until(&mut client, PODS, |pods| nodes(pods) == ["n1", "n1"]).await;
-    assert_eq!(client.get(LOGS).await.1["status"]["numberAvailable"], 1, "the old one runs");
+    let pods = until(&mut client, PODS, |pods| nodes(pods) == ["n1", "n1"]).await;
+    let running = |pod: &&Value| pod["status"]["phase"] == "Running";
+    let running: Vec<&Value> = pods["items"].as_array().unwrap().iter().filter(running).collect();
+    assert_eq!(running.len(), 1, "the old one: {pods}");
+    assert_eq!(running[0]["spec"]["containers"][0]["image"], "run:1");
     kubectl.run("set image daemonset/logs c=run:2");
     kubectl.run("rollout status daemonset/logs --timeout=30s");
     let image = kubectl.run("get pods -o jsonpath={.items[*].spec.containers[0].image}");
