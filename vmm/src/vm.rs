@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
@@ -15,9 +13,9 @@ use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::boot::{self, BootError};
+use crate::boot::{self, Boot, BootError};
 use crate::bus::{Bus, BusError, lock};
-use crate::config::{Disk, Machine, Range};
+use crate::config::{Machine, Range};
 use crate::console::Console;
 use crate::cpuid;
 use crate::devices::boot_timer::{BootTime, BootTimer};
@@ -130,94 +128,6 @@ pub fn build(
     start: Instant,
     exit: Arc<ExitSink>,
 ) -> Result<(Vm, Vec<Box<dyn EventHandler>>), BuildError> {
-    let memory = memory::create(machine.memory)?;
-    thread::scope(|scope| {
-        let reading = read_files(scope, &memory, machine.kernel, machine.initrd)?;
-        let kvm = open_kvm()?;
-        let vm = create_vm(&kvm)?;
-        map_memory(&vm, &memory)?;
-
-        let mut builder = Builder {
-            vm: &vm,
-            memory: &memory,
-            exit: &exit,
-            mmio: Bus::new(),
-            pio: Bus::new(),
-            handlers: Vec::new(),
-            devices: Vec::new(),
-            placed: Vec::new(),
-        };
-        let boot_time = BootTime::default();
-        builder.legacy_devices(machine.console, start, &boot_time)?;
-        let disks = builder.disks(machine.disks)?;
-        for net in machine.nets {
-            let tap =
-                Tap::new(net.tap).map_err(|error| BuildError::Tap(net.name.clone(), error))?;
-            let device = Net::new(tap, net.mac, net.mtu);
-            builder.virtio(net.name, Arc::new(Mutex::new(device)))?;
-        }
-        if let Some(vsock) = machine.vsock {
-            let cid = GuestCid::try_from(vsock.cid)?;
-            let device = Vsock::new(cid, vsock.listener, vsock.guest_connections)
-                .map_err(|error| BuildError::Host("listen on the vsock socket", error))?;
-            builder.virtio("vsock".to_owned(), Arc::new(Mutex::new(device)))?;
-        }
-        builder.virtio("entropy".to_owned(), Arc::new(Mutex::new(Entropy::new())))?;
-
-        let Builder { mmio, pio, handlers, devices, placed, .. } = builder;
-        mptable::write(&memory, machine.cpus)?;
-        let rsdp = acpi::write(&memory, machine.cpus, &placed)?;
-        let cmdline = with_devices(&machine.cmdline, &placed);
-        let supported =
-            cpuid::supported(&kvm).map_err(|error| BuildError::Kvm("tell its CPUID", error))?;
-        let vcpus = vcpu::create(&vm, machine.cpus, &supported)?;
-
-        let Read { files, names } = reading.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let loaded = files
-            .and_then(|files| files.describe(&memory, &cmdline, rsdp))
-            .map_err(|error| BuildError::Boot { files: names, error })?;
-        let shared = Arc::new(Shared::new(mmio, pio, exit.clone()));
-        let built = Vm {
-            cpus: machine.cpus,
-            memory: machine.memory,
-            vcpus: vcpu::start(vcpus, &memory, &loaded, shared)?,
-            disks,
-            devices,
-            boot_time,
-            _memory: memory.clone(),
-            _vm: vm,
-        };
-        Ok((built, handlers))
-    })
-}
-
-/// What became of reading the kernel and the initrd.
-struct Read {
-    files: Result<boot::Files, BootError>,
-    /// See [`named`].
-    names: String,
-}
-
-/// Reads the kernel and the initrd on a thread of their own: that and the set-up of KVM take about as
-/// long as each other.
-fn read_files<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    memory: &'scope GuestMemory,
-    mut kernel: File,
-    mut initrd: Option<File>,
-) -> Result<ScopedJoinHandle<'scope, Read>, BuildError> {
-    let read = move || Read {
-        files: boot::read(memory, &mut kernel, initrd.as_mut()),
-        names: named(&kernel, initrd.as_ref()),
-    };
-    thread::Builder::new()
-        .name("loader".to_owned())
-        .stack_size(128 << 10)
-        .spawn_scoped(scope, read)
-        .map_err(|error| BuildError::Host("start a thread that reads the kernel", error))
-}
-
-fn open_kvm() -> Result<Kvm, BuildError> {
     let kvm = Kvm::new().map_err(BuildError::NoKvm)?;
     let capabilities = [
         (Cap::Irqchip, "an in-kernel interrupt controller"),
@@ -226,10 +136,80 @@ fn open_kvm() -> Result<Kvm, BuildError> {
         (Cap::Pit2, "an in-kernel timer"),
         (Cap::ImmediateExit, "immediate exits"),
     ];
-    match capabilities.into_iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
-        Some((_, name)) => Err(BuildError::Capability(name)),
-        None => Ok(kvm),
+    for (capability, name) in capabilities {
+        if !kvm.check_extension(capability) {
+            return Err(BuildError::Capability(name));
+        }
     }
+    let vm = create_vm(&kvm)?;
+    let memory = memory::create(machine.memory)?;
+    map_memory(&vm, &memory)?;
+
+    let mut builder = Builder {
+        vm: &vm,
+        memory: &memory,
+        exit: &exit,
+        mmio: Bus::new(),
+        pio: Bus::new(),
+        handlers: Vec::new(),
+        devices: Vec::new(),
+        placed: Vec::new(),
+    };
+    let boot_time = BootTime::default();
+    builder.legacy_devices(machine.console, start, &boot_time)?;
+    let mut disks = BTreeMap::new();
+    for disk in machine.disks {
+        let block = Block::new(disk.id, disk.size, disk.read_only);
+        let backing = block.backing().clone();
+        for Range { offset, length, file } in disk.ranges {
+            backing
+                .add_range(offset, length, file)
+                .map_err(|error| BuildError::Range(disk.name.clone(), error))?;
+        }
+        builder
+            .place(Arc::new(Mutex::new(block)))?
+            .serve_alone(&disk.name, exit.clone())
+            .map_err(|error| BuildError::Host("start a disk's thread", error))?;
+        disks.insert(disk.name, backing);
+    }
+    for net in machine.nets {
+        let tap = Tap::new(net.tap).map_err(|error| BuildError::Tap(net.name.clone(), error))?;
+        let device = Net::new(tap, net.mac, net.mtu);
+        builder.virtio(net.name, Arc::new(Mutex::new(device)))?;
+    }
+    if let Some(vsock) = machine.vsock {
+        let cid = GuestCid::try_from(vsock.cid)?;
+        let device = Vsock::new(cid, vsock.listener, vsock.guest_connections)
+            .map_err(|error| BuildError::Host("listen on the vsock socket", error))?;
+        builder.virtio("vsock".to_owned(), Arc::new(Mutex::new(device)))?;
+    }
+    builder.virtio("entropy".to_owned(), Arc::new(Mutex::new(Entropy::new())))?;
+
+    let Builder { mmio, pio, handlers, devices, placed, .. } = builder;
+    mptable::write(&memory, machine.cpus)?;
+    let rsdp = acpi::write(&memory, machine.cpus, &placed)?;
+    let (mut kernel, mut initrd) = (machine.kernel, machine.initrd);
+    let cmdline = with_devices(&machine.cmdline, &placed);
+    let loaded = boot::load(
+        &memory,
+        Boot { kernel: &mut kernel, initrd: initrd.as_mut(), cmdline: &cmdline, rsdp },
+    )
+    .map_err(|error| BuildError::Boot { files: named(&kernel, initrd.as_ref()), error })?;
+    let supported =
+        cpuid::supported(&kvm).map_err(|error| BuildError::Kvm("tell its CPUID", error))?;
+    let shared = Arc::new(Shared::new(mmio, pio, exit));
+    let vcpus = vcpu::start(&vm, machine.cpus, &supported, &memory, &loaded, shared)?;
+    let built = Vm {
+        cpus: machine.cpus,
+        memory: machine.memory,
+        vcpus,
+        disks,
+        devices,
+        boot_time,
+        _memory: memory,
+        _vm: vm,
+    };
+    Ok((built, handlers))
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
@@ -325,25 +305,6 @@ impl Builder<'_> {
         self.pio.insert(POWER_PORT.into(), Power::SIZE, power)?;
         let timer = Arc::new(Mutex::new(BootTimer::new(start, boot_time.clone())));
         Ok(self.mmio.insert(BOOT_TIMER, BOOT_TIMER_SIZE, timer)?)
-    }
-
-    /// Disks, each with a thread of its own; gives what adds ranges to them.
-    fn disks(&mut self, disks: Vec<Disk>) -> Result<BTreeMap<String, Arc<Backing>>, BuildError> {
-        let mut backings = BTreeMap::new();
-        for disk in disks {
-            let block = Block::new(disk.id, disk.size, disk.read_only);
-            let backing = block.backing().clone();
-            for Range { offset, length, file } in disk.ranges {
-                backing
-                    .add_range(offset, length, file)
-                    .map_err(|error| BuildError::Range(disk.name.clone(), error))?;
-            }
-            self.place(Arc::new(Mutex::new(block)))?
-                .serve_alone(&disk.name, self.exit.clone())
-                .map_err(|error| BuildError::Host("start a disk's thread", error))?;
-            backings.insert(disk.name, backing);
-        }
-        Ok(backings)
     }
 
     /// A device that the device thread serves.

@@ -2,9 +2,7 @@
 //!
 //! An uncompressed ELF `vmlinux` is entered by the PVH protocol (32-bit, paging off), a `bzImage` by
 //! the 64-bit boot protocol of Linux' `Documentation/arch/x86/boot.rst`. Files are read straight into
-//! guest memory, which takes as long as all the rest that a monitor does before the guest's first
-//! instruction: [`read`] needs nothing but the memory, and so can go on beside that. What the guest is
-//! told of its devices comes after, with [`Files::describe`].
+//! guest memory.
 
 mod initrd;
 mod kernel;
@@ -39,7 +37,7 @@ pub struct Entry {
     pub address: u64,
 }
 
-/// A machine's memory when the guest can start.
+/// A machine's memory after [`load`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     /// Where to start.
@@ -49,10 +47,17 @@ pub struct Loaded {
     pub kernel: Vec<Range<u64>>,
 }
 
-/// Kernel and initrd in guest memory.
-pub struct Files {
-    kernel: kernel::Kernel,
-    initrd: Option<initrd::Initrd>,
+/// What to boot.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// A `vmlinux` or `bzImage`.
+    pub kernel: &'a mut File,
+    /// An initial RAM file system.
+    pub initrd: Option<&'a mut File>,
+    /// The whole command line.
+    pub cmdline: &'a str,
+    /// Where the ACPI root pointer lies.
+    pub rsdp: u64,
 }
 
 /// Why a kernel cannot be booted.
@@ -117,48 +122,28 @@ pub enum BootError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// Reads `kernel`, a `vmlinux` or `bzImage`, and `initrd` into `memory`.
+/// Loads everything into `memory` and says where to start.
 ///
 /// # Errors
 /// When a file is unreadable, damaged or of another kind, or does not fit.
-pub fn read(
-    memory: &GuestMemory,
-    kernel: &mut File,
-    initrd: Option<&mut File>,
-) -> Result<Files, BootError> {
-    let kernel = kernel::load(memory, kernel)?;
-    let initrd = initrd
+pub fn load(memory: &GuestMemory, boot: Boot<'_>) -> Result<Loaded, BootError> {
+    write_cmdline(memory, boot.cmdline)?;
+    let kernel = kernel::load(memory, boot.kernel)?;
+    let initrd = boot
+        .initrd
         .map(|file| initrd::load(memory, file, kernel.end, kernel.initrd_max()))
         .transpose()?;
-    Ok(Files { kernel, initrd })
-}
-
-impl Files {
-    /// Writes what the kernel reads at its entry: `cmdline`, the whole command line, the memory map, and
-    /// where the initrd and, at `rsdp`, the ACPI root pointer lie.
-    ///
-    /// # Errors
-    /// When the command line is too long or no text.
-    pub fn describe(
-        self,
-        memory: &GuestMemory,
-        cmdline: &str,
-        rsdp: u64,
-    ) -> Result<Loaded, BootError> {
-        write_cmdline(memory, cmdline)?;
-        let Self { kernel, initrd } = self;
-        let entry = match kernel.kind {
-            kernel::Kind::Elf { entry } => {
-                pvh::write_start_info(memory, initrd, rsdp)?;
-                Entry { protocol: Protocol::Pvh, address: entry }
-            }
-            kernel::Kind::BzImage { header, load } => {
-                linux64::write_boot_params(memory, *header, cmdline.len(), initrd, rsdp)?;
-                Entry { protocol: Protocol::Linux64, address: load + linux64::ENTRY_OFFSET }
-            }
-        };
-        Ok(Loaded { entry, kernel: kernel.place })
-    }
+    let entry = match kernel.kind {
+        kernel::Kind::Elf { entry } => {
+            pvh::write_start_info(memory, initrd, boot.rsdp)?;
+            Entry { protocol: Protocol::Pvh, address: entry }
+        }
+        kernel::Kind::BzImage { header, load } => {
+            linux64::write_boot_params(memory, *header, boot.cmdline.len(), initrd, boot.rsdp)?;
+            Entry { protocol: Protocol::Linux64, address: load + linux64::ENTRY_OFFSET }
+        }
+    };
+    Ok(Loaded { entry, kernel: kernel.place })
 }
 
 fn write_cmdline(memory: &GuestMemory, cmdline: &str) -> Result<(), BootError> {

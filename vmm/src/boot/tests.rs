@@ -52,8 +52,8 @@ fn boot(
 ) -> Result<(Loaded, GuestMemory), BootError> {
     let memory = memory::create(MEMORY).unwrap();
     let (mut kernel, mut initrd) = (file(kernel), initrd.map(file));
-    let files = read(&memory, &mut kernel, initrd.as_mut())?;
-    Ok((files.describe(&memory, cmdline, 0xe_0000)?, memory))
+    let boot = Boot { kernel: &mut kernel, initrd: initrd.as_mut(), cmdline, rsdp: 0xe_0000 };
+    load(&memory, boot).map(|loaded| (loaded, memory))
 }
 
 fn bzimage(body: usize) -> Vec<u8> {

@@ -129,29 +129,14 @@ pub struct Vcpus {
     threads: Vec<(libc::pthread_t, ImmediateExit)>,
 }
 
-/// Creates `cpus` vCPUs of `vm`, with all of their state that no kernel decides.
-///
-/// # Errors
-/// When KVM refuses.
-pub fn create(vm: &VmFd, cpus: u8, supported: &CpuId) -> Result<Vec<VcpuFd>, VcpuError> {
-    let create = |index: u8| {
-        let vcpu = vm.create_vcpu(index.into()).map_err(|error| VcpuError::Create(index, error))?;
-        let leaves = cpuid::for_vcpu(supported.as_slice(), index, cpus);
-        let leaves = CpuId::from_entries(&leaves)
-            .map_err(|_| VcpuError::Setup("CPUID", kvm_ioctls::Error::new(libc::E2BIG)))?;
-        vcpu.set_cpuid2(&leaves).map_err(|error| VcpuError::Setup("CPUID", error))?;
-        registers::setup_any(&vcpu, leaves.as_slice())?;
-        Ok(vcpu)
-    };
-    (0..cpus).map(create).collect()
-}
-
-/// Puts `vcpus`, the first at the kernel's entry, on threads that wait for [`Vcpus::resume`].
+/// Creates `cpus` vCPUs, the first at the kernel's entry, on threads that wait for [`Vcpus::resume`].
 ///
 /// # Errors
 /// When KVM or the host refuses.
 pub fn start(
-    vcpus: Vec<VcpuFd>,
+    vm: &VmFd,
+    cpus: u8,
+    supported: &CpuId,
     memory: &GuestMemory,
     loaded: &Loaded,
     shared: Arc<Shared>,
@@ -161,7 +146,14 @@ pub fn start(
         .map_err(|error| VcpuError::Thread(error.into()))?;
 
     let mut threads = Vec::new();
-    for (index, mut vcpu) in (0..).zip(vcpus) {
+    for index in 0..cpus {
+        let mut vcpu =
+            vm.create_vcpu(index.into()).map_err(|error| VcpuError::Create(index, error))?;
+        let leaves = cpuid::for_vcpu(supported.as_slice(), index, cpus);
+        let leaves = CpuId::from_entries(&leaves)
+            .map_err(|_| VcpuError::Setup("CPUID", kvm_ioctls::Error::new(libc::E2BIG)))?;
+        vcpu.set_cpuid2(&leaves).map_err(|error| VcpuError::Setup("CPUID", error))?;
+        registers::setup_any(&vcpu, leaves.as_slice())?;
         if index == 0 {
             registers::setup_first(&vcpu, memory, loaded.entry)?;
         }
