@@ -9,13 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use bulkhead_client::remote;
-use bulkhead_client::remote::Remote;
+use bulkhead_client::inherit;
+use bulkhead_client::remote::{self, Remote};
 use bulkhead_ingress::{Address, Certificates, Controller, Proxy, Server};
 use clap::Parser;
-use rustix::process::{
-    PidfdFlags, PidfdGetfdFlags, Resource, getpid, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
-};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -132,22 +130,12 @@ async fn run(arguments: Arguments, descriptors: u64) -> anyhow::Result<()> {
 
 fn listen(address: SocketAddr, inherited: Option<RawFd>) -> anyhow::Result<TcpListener> {
     let listener = match inherited {
-        Some(fd) => inherit(fd)?,
+        Some(fd) => inherit(fd).with_context(|| format!("file descriptor {fd}"))?.into(),
         None => std::net::TcpListener::bind(address)
             .with_context(|| format!("listening on {address}"))?,
     };
     listener.set_nonblocking(true)?;
     Ok(TcpListener::from_std(listener)?)
-}
-
-/// A copy of a listening socket that this process was started with: taking the descriptor itself
-/// over would need unsafe code.
-fn inherit(fd: RawFd) -> anyhow::Result<std::net::TcpListener> {
-    let copy = || {
-        let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-        pidfd_getfd(this, fd, PidfdGetfdFlags::empty())
-    };
-    Ok(copy().with_context(|| format!("file descriptor {fd}"))?.into())
 }
 
 /// Lets the process have as many descriptors as it may; how many that is.

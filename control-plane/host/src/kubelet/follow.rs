@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{sleep, timeout};
 
 use super::client::{Kube, KubeError};
 
@@ -50,6 +51,24 @@ pub(super) async fn follow(kube: &Kube, path: &str, mut tell: impl FnMut(Told)) 
         }
         sleep(RETRY).await;
     }
+}
+
+/// All the news there is, once there is some; `None` when nobody tells any more. If what came before
+/// is not `settled` it is tried again, after `retry` even if nothing is new.
+pub(super) async fn all_news<T>(
+    news: &mut UnboundedReceiver<T>,
+    settled: bool,
+    retry: Duration,
+) -> Option<Vec<T>> {
+    let first = if settled {
+        news.recv().await
+    } else {
+        timeout(retry, news.recv()).await.unwrap_or_default()
+    };
+    if first.is_none() && news.is_closed() {
+        return None;
+    }
+    Some(first.into_iter().chain(std::iter::from_fn(|| news.try_recv().ok())).collect())
 }
 
 async fn list_and_watch(

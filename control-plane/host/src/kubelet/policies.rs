@@ -15,10 +15,10 @@ use bulkhead_network::{Network, address};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::Context;
-use super::follow::{Told, follow};
+use super::follow::{Told, all_news, follow};
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 const NAMESPACES: &str = "/api/v1/namespaces";
@@ -143,22 +143,8 @@ struct Enforcer {
 impl Enforcer {
     async fn run(mut self, mut news: UnboundedReceiver<News>) {
         let mut settled = true;
-        loop {
-            let first = async {
-                if settled {
-                    return news.recv().await;
-                }
-                // None then, and nothing new: what could not be done is tried again.
-                timeout(RETRY, news.recv()).await.unwrap_or_default()
-            };
-            if let Some(first) = first.await {
-                self.take(first);
-            } else if news.is_closed() {
-                return;
-            }
-            while let Ok(next) = news.try_recv() {
-                self.take(next);
-            }
+        while let Some(all) = all_news(&mut news, settled, RETRY).await {
+            all.into_iter().for_each(|one| self.take(one));
             // Before everything is known, what an earlier daemon left in force is better.
             if !self.waiting.is_empty() {
                 continue;

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::Context;
-use super::follow::{Told, follow};
+use super::follow::{Told, all_news, follow};
 use load_balancer::Balanced;
 
 const SERVICES: &str = "/api/v1/services";
@@ -129,22 +129,8 @@ impl Services {
             releases: Vec::new(),
         };
         let mut settled = true;
-        loop {
-            let first = async {
-                if settled {
-                    return news.recv().await;
-                }
-                // None then, and nothing new: what could not be done is tried again.
-                timeout(RETRY, news.recv()).await.unwrap_or_default()
-            };
-            if let Some(first) = first.await {
-                state.take(first);
-            } else if news.is_closed() {
-                return;
-            }
-            while let Ok(next) = news.try_recv() {
-                state.take(next);
-            }
+        while let Some(all) = all_news(&mut news, settled, RETRY).await {
+            all.into_iter().for_each(|one| state.take(one));
             settled = state.balanced.settle(&context).await;
             // Before everything is known, what the maps have from an earlier daemon is better.
             if !state.waiting.is_empty() {
