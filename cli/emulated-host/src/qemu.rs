@@ -15,6 +15,10 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 /// The user network's name, as `hostfwd_add` wants it.
 pub(crate) const NETWORK: &str = "net0";
 
+/// A processor that gets nowhere for a minute does not come back: QEMU's emulation of SVM was seen to
+/// hang so. The machine then ends, and whoever waits for it learns that it did.
+const LOCKUP: &str = "watchdog_thresh=30 softlockup_panic=1";
+
 /// Why a disk for the machine could not be made.
 #[derive(Debug, Error)]
 pub enum DiskError {
@@ -62,7 +66,7 @@ impl Machine<'_> {
         words.path("-kernel", "", &self.boot.kernel);
         words.path("-initrd", "", &self.boot.initrd);
         words.pair("-append", format!(
-            "console=ttyS0 panic=-1 reboot=t quiet mitigations=off tsc=reliable bulkhead.program={} bulkhead.spec={}",
+            "console=ttyS0 panic=-1 reboot=t {LOCKUP} quiet mitigations=off tsc=reliable bulkhead.program={} bulkhead.spec={}",
             escaped(self.program), escaped(self.spec),
         ));
         words.add(
