@@ -1,5 +1,5 @@
-//! The client libraries of other languages against the real server: programs in `tests/libraries`, run
-//! with what `ci/install-tools` puts into the workspace's `target/tools`.
+//! Client libraries against the real server: programs in `tests/libraries`, run with what
+//! `ci/install-tools` puts into the workspace's `target/tools`.
 
 mod common;
 
@@ -34,4 +34,9 @@ fn node() {
     let library = workspace("target/tools/node/node_modules/@kubernetes/client-node");
     let library = library.canonicalize().expect("ci/install-tools installs it");
     run(Command::new("node").arg(workspace("tests/libraries/client.mjs")).arg(library));
+}
+
+#[test]
+fn kube() {
+    run(&mut Command::new(workspace("target/tools/kube-client")));
 }
