@@ -25,39 +25,62 @@ pub enum CredentialsError {
     Name(String),
 }
 
+type Result<T> = std::result::Result<T, CredentialsError>;
+
 /// Connects to `server` as whom it says.
-pub(super) fn connector(
-    server: &Server,
-) -> Result<HttpsConnector<HttpConnector>, CredentialsError> {
+pub(super) fn connector(server: &Server) -> Result<HttpsConnector<HttpConnector>> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |error| CredentialsError::Tls(path, error)
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&server.authority)? {
-        roots.add(certificate).map_err(at(&server.authority))?;
-    }
-    let key = PrivateKeyDer::from_pem_file(&server.key)
-        .map_err(|error| CredentialsError::File(server.key.clone(), error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(at(&server.authority))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(certificates(&server.certificate)?, key)
+        .with_root_certificates(roots(&server.authority)?)
+        .with_client_auth_cert(certificates(&server.certificate)?, key(&server.key)?)
         .map_err(at(&server.certificate))?;
     let name = ServerName::try_from(server.name.clone())
         .map_err(|_| CredentialsError::Name(server.name.clone()))?;
+    let mut tcp = HttpConnector::new();
+    // It is the one below that sees to the scheme.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
     Ok(HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_only()
         .with_server_name_resolver(FixedServerNameResolver::new(name))
         .enable_http1()
-        .build())
+        .wrap_connector(tcp))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+/// The certificates in a PEM file.
+///
+/// # Errors
+/// [`CredentialsError::File`].
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| CredentialsError::File(path.to_owned(), error))
+}
+
+/// The private key in a PEM file.
+///
+/// # Errors
+/// [`CredentialsError::File`].
+pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| CredentialsError::File(path.to_owned(), error))
+}
+
+/// The certificates in a PEM file, as the authorities that are trusted.
+///
+/// # Errors
+/// If the file cannot be read, or a certificate in it is none of an authority.
+pub fn roots(path: &Path) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| CredentialsError::Tls(path.to_owned(), error))?;
+    }
+    Ok(roots)
 }

@@ -1,26 +1,15 @@
-//! A [`Client`] over a connection: what a process beside the API server uses.
-//!
-//! HTTP/1.1 over mutual TLS; a watch has a connection of its own for as long as it lasts.
+//! A [`Client`] over a connection: what a process beside the API server uses. [`Connection`] is the
+//! part of it that knows nothing of kinds.
 
-mod credentials;
-mod watch;
+mod connection;
+pub mod credentials;
+mod events;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
-use hyper::{Method, Request, Response};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client as Http;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
@@ -31,39 +20,17 @@ use crate::client::{
 use crate::object;
 use crate::selector::Selector;
 
+pub use connection::{Connection, ConnectionError, Server};
 pub use credentials::CredentialsError;
-use watch::Watch;
+pub use events::{Event, Events};
 
-/// The longest answer, and the longest event of a watch, in bytes.
-const MAX_ANSWER: usize = 64 << 20;
-/// How long an answer may take; a watch's is not limited.
-const LIMIT: Duration = Duration::from_secs(30);
 /// How many objects are listed at a time.
 const PAGE: usize = 500;
-
-/// Where an API server is, and who asks it.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Its address.
-    pub address: SocketAddr,
-    /// A name that its certificate has.
-    pub name: String,
-    /// PEM file with the authority that signed its certificate.
-    pub authority: PathBuf,
-    /// PEM file with the client's certificate.
-    pub certificate: PathBuf,
-    /// PEM file with the key of that.
-    pub key: PathBuf,
-    /// What the client calls itself (`User-Agent`).
-    pub agent: String,
-}
 
 /// A client of an API server elsewhere. Cheap to clone; keeps connections open.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    base: Arc<str>,
-    agent: Arc<str>,
+    connection: Connection,
     /// Namespace and name of the only object that is listed and watched.
     only: Option<(Arc<str>, Arc<str>)>,
 }
@@ -76,9 +43,7 @@ impl Remote {
     /// # Errors
     /// If the credentials cannot be read.
     pub fn new(server: &Server) -> std::result::Result<Self, CredentialsError> {
-        let http = Http::builder(TokioExecutor::new()).build(credentials::connector(server)?);
-        let base = format!("https://{}", server.address).into();
-        Ok(Self { http, base, agent: server.agent.as_str().into(), only: None })
+        Ok(Self { connection: Connection::new(server)?, only: None })
     }
 
     /// A client whose lists and watches are of one object: who may read no other follows it so.
@@ -104,68 +69,13 @@ impl Remote {
         path: &str,
         body: Option<(&str, &Value)>,
     ) -> Result<Value> {
-        let exchange = async { collect(self.send(method, path, body).await?).await };
-        let bytes = tokio::time::timeout(LIMIT, exchange)
-            .await
-            .map_err(|_| transport(&format!("no answer within {} s", LIMIT.as_secs())))??;
-        serde_json::from_slice(&bytes).map_err(|error| transport(&error))
+        Ok(self.connection.json(method, path, body).await?)
     }
-
-    /// Sends a request, and turns an answer that is none of success into an error.
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<(&str, &Value)>,
-    ) -> Result<Response<Incoming>> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .header(ACCEPT, "application/json")
-            .header(USER_AGENT, &*self.agent);
-        let bytes = match body {
-            Some((kind, value)) => {
-                request = request.header(CONTENT_TYPE, kind);
-                serde_json::to_vec(value).map_err(|error| transport(&error))?
-            }
-            None => Vec::new(),
-        };
-        let request =
-            request.body(Full::new(Bytes::from(bytes))).map_err(|error| transport(&error))?;
-        let response = self.http.request(request).await.map_err(|error| chain(&error))?;
-        let code = response.status();
-        if code.is_success() {
-            return Ok(response);
-        }
-        let status: Value = serde_json::from_slice(&collect(response).await?).unwrap_or_default();
-        let message = object::text(&status, "message");
-        Err(ClientError {
-            code: code.as_u16(),
-            reason: object::text(&status, "reason").into(),
-            message: if message.is_empty() { code.to_string() } else { message.into() },
-        })
-    }
-}
-
-async fn collect(response: Response<Incoming>) -> Result<Bytes> {
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    Ok(body.map_err(|error| transport(&error))?.to_bytes())
 }
 
 /// The server could not be asked, or did not answer as it should.
 fn transport(error: &dyn std::fmt::Display) -> ClientError {
     ClientError { code: 0, reason: "Transport".into(), message: format!("the API server: {error}") }
-}
-
-/// The same, with what caused it.
-fn chain(error: &dyn std::error::Error) -> ClientError {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    transport(&message)
 }
 
 fn escaped(text: &str) -> percent_encoding::PercentEncode<'_> {
@@ -278,8 +188,7 @@ impl Client for Remote {
     async fn watch(&self, kind: &Kind, from: u64) -> Result<Box<dyn Stream>> {
         let (path, selector) = self.collection(kind, None);
         let path = format!("{path}?watch=true&resourceVersion={from}{selector}");
-        let response = self.send(Method::GET, &path, None).await?;
-        Ok(Box::new(Watch::new(response.into_body())))
+        Ok(Box::new(self.connection.events(&path).await?))
     }
 
     async fn get(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Value> {

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bulkhead_client::remote::credentials::{certificates, key, roots};
 use bulkhead_host_api::ApiError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -18,7 +19,6 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::Context;
-use super::client::{KubeError, certs, key, roots};
 use super::{port_forward, stats, streams};
 use crate::fault;
 use crate::vm::NodeState;
@@ -33,7 +33,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Listens on a free port of 127.0.0.1 with the credentials in `pki`.
     pub(super) async fn bind(pki: &Path) -> Result<Self, ApiError> {
-        let tls = TlsAcceptor::from(Arc::new(tls(pki).map_err(fault::internal)?));
+        let tls = TlsAcceptor::from(Arc::new(tls(pki)?));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(fault::internal)?;
         let port = listener.local_addr().map_err(fault::internal)?.port();
         Ok(Self { listener, tls, port })
@@ -68,13 +68,13 @@ impl Endpoint {
     }
 }
 
-fn tls(pki: &Path) -> Result<rustls::ServerConfig, KubeError> {
-    let failed = |problem: &dyn std::fmt::Display| KubeError::Credentials {
-        path: pki.display().to_string(),
-        problem: problem.to_string(),
-    };
+fn tls(pki: &Path) -> Result<rustls::ServerConfig, ApiError> {
+    let failed =
+        |problem: &dyn std::fmt::Display| fault::internal(format!("{}: {problem}", pki.display()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let roots = Arc::new(roots(&pki.join("ca.crt"))?);
+    let roots = Arc::new(roots(&pki.join("ca.crt")).map_err(fault::internal)?);
+    let chain = certificates(&pki.join("kubelet.crt")).map_err(fault::internal)?;
+    let key = key(&pki.join("kubelet.key")).map_err(fault::internal)?;
     let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
         .build()
         .map_err(|error| failed(&error))?;
@@ -82,7 +82,7 @@ fn tls(pki: &Path) -> Result<rustls::ServerConfig, KubeError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .with_client_cert_verifier(clients)
-        .with_single_cert(certs(&pki.join("kubelet.crt"))?, key(&pki.join("kubelet.key"))?)
+        .with_single_cert(chain, key)
         .map_err(|error| failed(&error))
 }
 

@@ -89,7 +89,7 @@ async fn list_and_watch(
     loop {
         let path = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={version}");
         let mut watch = kube.watch(&path).await?;
-        while let Some(event) = watch.next().await? {
+        while let Some(event) = watch.event().await? {
             if event.kind == "ERROR" {
                 // Most often 410: the version is too old. A list starts over.
                 return Err(KubeError::Transport(text(&event.object, "/message")));

@@ -9,32 +9,45 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{MAX_ANSWER, transport};
+use super::connection::{ConnectionError, MAX_ANSWER};
 use crate::client::{Change, ClientError, Stream};
 use crate::object;
 
 /// A watch under way.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct Events {
     body: Incoming,
     buffer: BytesMut,
     /// How much of the buffer is known to have no line's end.
     searched: usize,
 }
 
-#[derive(Deserialize)]
-struct Event {
+/// One event of a watch.
+#[derive(Debug, Deserialize)]
+pub struct Event {
+    /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
     #[serde(rename = "type")]
-    kind: String,
-    object: Value,
+    pub kind: String,
+    /// The object; a `Status` with an `ERROR`.
+    pub object: Value,
 }
 
-impl Watch {
+impl Events {
     pub(super) fn new(body: Incoming) -> Self {
         Self { body, buffer: BytesMut::new(), searched: 0 }
     }
 
-    async fn line(&mut self) -> Result<Option<BytesMut>, ClientError> {
+    /// The next event; `None` when the server ended the watch.
+    ///
+    /// # Errors
+    /// If the connection fails, or what comes is no event.
+    pub async fn event(&mut self) -> Result<Option<Event>, ConnectionError> {
+        let Some(line) = self.line().await? else { return Ok(None) };
+        let event = serde_json::from_slice(&line);
+        event.map(Some).map_err(|error| ConnectionError::transport(&error))
+    }
+
+    async fn line(&mut self) -> Result<Option<BytesMut>, ConnectionError> {
         loop {
             let rest = self.buffer.get(self.searched..).unwrap_or_default();
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -44,7 +57,7 @@ impl Watch {
             }
             self.searched = self.buffer.len();
             if self.searched > MAX_ANSWER {
-                return Err(transport(&"an event without an end"));
+                return Err(ConnectionError::Transport("an event without an end".into()));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -52,7 +65,7 @@ impl Watch {
                         self.buffer.extend_from_slice(data);
                     }
                 }
-                Some(Err(error)) => return Err(transport(&error)),
+                Some(Err(error)) => return Err(ConnectionError::transport(&error)),
                 None => return Ok(None),
             }
         }
@@ -60,11 +73,9 @@ impl Watch {
 }
 
 #[async_trait]
-impl Stream for Watch {
+impl Stream for Events {
     async fn next(&mut self) -> Result<Option<Change>, ClientError> {
-        while let Some(line) = self.line().await? {
-            let Event { kind, object } =
-                serde_json::from_slice(&line).map_err(|error| transport(&error))?;
+        while let Some(Event { kind, object }) = self.event().await? {
             match kind.as_str() {
                 "ADDED" | "MODIFIED" => return Ok(Some(Change::Present(Arc::new(object)))),
                 "DELETED" => return Ok(Some(Change::Gone(Arc::new(object)))),
