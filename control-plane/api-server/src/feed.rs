@@ -21,6 +21,18 @@ pub(crate) trait Index: Send + Sync + 'static {
     fn apply(&self, key: &str, value: Option<&[u8]>);
 }
 
+/// What `apply` makes of nothing when it is given these entries, one after the other.
+pub(crate) fn made_of<T: Default>(
+    entries: Vec<Entry>,
+    apply: impl Fn(&mut T, &str, Option<&[u8]>),
+) -> T {
+    let mut made = T::default();
+    for entry in entries {
+        apply(&mut made, &entry.key, Some(&entry.value));
+    }
+    made
+}
+
 /// An [`Index`] and the task that feeds it, which ends when this is dropped.
 pub(crate) struct Feed<I> {
     index: Arc<I>,

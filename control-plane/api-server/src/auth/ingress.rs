@@ -70,10 +70,7 @@ impl References {
 
 impl feed::Index for IngressReferences {
     fn replace(&self, entries: Vec<Entry>) {
-        let mut references = References::default();
-        for entry in entries {
-            references.apply(&entry.key, Some(&entry.value));
-        }
+        let references = feed::made_of(entries, References::apply);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = references;
     }
 

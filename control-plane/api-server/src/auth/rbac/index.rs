@@ -273,10 +273,7 @@ fn split(place: &str) -> Key {
 
 impl feed::Index for RbacIndex {
     fn replace(&self, entries: Vec<Entry>) {
-        let mut policy = Policy::default();
-        for entry in entries {
-            policy.apply(&entry.key, Some(&entry.value));
-        }
+        let policy = feed::made_of(entries, Policy::apply);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
