@@ -2,24 +2,18 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use base64::Engine as _;
 use bulkhead_host_api::{ApiError, ClusterName};
 use bulkhead_network::Network;
 use bulkhead_network::address::HOST;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
 
 use crate::daemon::{Host, Programs};
 use crate::fault;
 use crate::home::ClusterDir;
 use crate::kubelet::client::Kube;
 use crate::supervisor::{Place, Plan, Socket, Supervisor, Transport};
-
-/// How long it may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
-const READY_POLL: Duration = Duration::from_millis(10);
 
 /// Makes the cluster's certificates and kubeconfig, unless they are there.
 pub(crate) async fn init(
@@ -110,16 +104,5 @@ pub(crate) fn plan(programs: &Programs, dir: &ClusterDir, port: u16, network: &N
 
 /// Until it answers that it is ready.
 pub(crate) async fn ready(supervisor: &Supervisor, kube: &Kube) -> Result<(), ApiError> {
-    let answer = async {
-        while kube.get_text("/readyz").await.is_err() {
-            sleep(READY_POLL).await;
-        }
-    };
-    tokio::select! {
-        ready = timeout(READY_LIMIT, answer) => ready.map_err(|_| {
-            let seconds = READY_LIMIT.as_secs();
-            fault::internal(format!("the API server was not ready within {seconds} s"))
-        }),
-        why = supervisor.failed() => Err(fault::internal(why)),
-    }
+    supervisor.ready(|| async move { kube.get_text("/readyz").await.is_ok() }).await
 }

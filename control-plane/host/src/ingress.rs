@@ -5,22 +5,15 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
 
 use bulkhead_host_api::{ApiError, IngressPorts};
 use bulkhead_network::Network;
 use bulkhead_network::address::HOST;
-use tokio::time::{sleep, timeout};
 
 use crate::daemon::Programs;
-use crate::fault;
 use crate::home::ClusterDir;
 use crate::kubelet::client::Kube;
 use crate::supervisor::{Place, Plan, Socket, Supervisor, Transport};
-
-/// How long it may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
-const READY_POLL: Duration = Duration::from_millis(10);
 
 /// The IngressClass that it makes.
 const CLASS: &str = "/apis/networking.k8s.io/v1/ingressclasses/bulkhead";
@@ -54,16 +47,5 @@ pub(crate) fn plan(
 
 /// Until it has made its class in a new cluster: an Ingress that is created from then on has it.
 pub(crate) async fn ready(supervisor: &Supervisor, kube: &Kube) -> Result<(), ApiError> {
-    let made = async {
-        while kube.get(CLASS).await.is_err() {
-            sleep(READY_POLL).await;
-        }
-    };
-    tokio::select! {
-        made = timeout(READY_LIMIT, made) => made.map_err(|_| {
-            let seconds = READY_LIMIT.as_secs();
-            fault::internal(format!("the ingress was not ready within {seconds} s"))
-        }),
-        why = supervisor.failed() => Err(fault::internal(why)),
-    }
+    supervisor.ready(|| async move { kube.get(CLASS).await.is_ok() }).await
 }

@@ -13,13 +13,19 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bulkhead_host_api::ApiError;
 use bulkhead_network::Network;
 use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::process::Command;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::fault;
 use crate::process::Process;
+
+/// How long a process may take to be ready, and how often it is looked at meanwhile.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_POLL: Duration = Duration::from_millis(10);
 
 /// How long a process gets to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
@@ -145,6 +151,8 @@ fn last_line(log: &Path) -> Option<String> {
 /// A supervised process.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
+    /// What messages call the process.
+    name: &'static str,
     stop: watch::Sender<bool>,
     reload: Arc<Notify>,
     /// Why it last ended.
@@ -159,8 +167,28 @@ impl Supervisor {
         let (failed, failure) = watch::channel(None);
         let reload = Arc::new(Notify::new());
         let asks = Asks { stopped, reload: Arc::clone(&reload) };
+        let name = plan.name;
         let task = tokio::spawn(supervise(plan, adopted, asks, failed));
-        Self { stop, reload, failure, task: Mutex::new(Some(task)) }
+        Self { name, stop, reload, failure, task: Mutex::new(Some(task)) }
+    }
+
+    /// Until `is_ready` says that it is; an error if it fails before, or takes more than 60 s.
+    pub(crate) async fn ready<F: Future<Output = bool>>(
+        &self,
+        is_ready: impl Fn() -> F,
+    ) -> Result<(), ApiError> {
+        let ready = async {
+            while !is_ready().await {
+                sleep(READY_POLL).await;
+            }
+        };
+        tokio::select! {
+            ready = timeout(READY_LIMIT, ready) => ready.map_err(|_| {
+                let (name, seconds) = (self.name, READY_LIMIT.as_secs());
+                fault::internal(format!("{name} was not ready within {seconds} s"))
+            }),
+            why = self.failed() => Err(fault::internal(why)),
+        }
     }
 
     /// Until it has ended or could not be started, be it that it was started again since; why.
@@ -362,6 +390,8 @@ while True:
         let supervisor = Supervisor::start(broken, None);
         let why = supervisor.failed().await;
         assert!(why.contains("IndexError"), "the last line of its log: {why}");
+        let error = supervisor.ready(|| async { false }).await.unwrap_err();
+        assert!(error.message.contains("IndexError"), "{error}");
         supervisor.stop().await;
     }
 }
