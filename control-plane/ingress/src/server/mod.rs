@@ -4,7 +4,7 @@ mod stall;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -132,17 +132,7 @@ impl Server {
             .max_buf_size(MAX_HEADER_BYTES as usize)
             .serve_connection(TokioIo::new(stream), self.service(client, &asked))
             .with_upgrades();
-        let mut connection = pin!(connection);
-        let mut stop = self.stop.clone();
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = asked.not_in(HANDSHAKE) => return,
-            () = wanted(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        ended(served);
+        self.drive(connection, http1::UpgradeableConnection::graceful_shutdown, &asked).await;
     }
 
     async fn http2(self, stream: impl Stream, client: Client) {
@@ -155,17 +145,30 @@ impl Server {
             .keep_alive_interval(PING)
             .keep_alive_timeout(HANDSHAKE)
             .serve_connection(TokioIo::new(stream), self.service(client, &asked));
+        self.drive(connection, http2::Connection::graceful_shutdown, &asked).await;
+    }
+
+    /// Until the connection has ended, be it that it was asked to, or nothing was asked over it in
+    /// time.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        connection: C,
+        end: impl FnOnce(Pin<&mut C>),
+        asked: &Asked,
+    ) {
         let mut connection = pin!(connection);
         let mut stop = self.stop.clone();
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = asked.not_in(HANDSHAKE) => return,
             () = wanted(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
+                end(connection.as_mut());
                 connection.await
             }
         };
-        ended(served);
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection");
+        }
     }
 
     fn service(
@@ -208,11 +211,5 @@ impl Asked {
             std::future::pending::<()>().await;
         }
         tracing::debug!("a connection without a request");
-    }
-}
-
-fn ended(served: hyper::Result<()>) {
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection");
     }
 }
