@@ -1,6 +1,5 @@
 //! `bulkhead-api-server`: makes a cluster's certificates, serves its API, and backs it up.
 
-use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -166,13 +165,7 @@ impl ElectionOptions {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    bulkhead_process::log("info");
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -233,7 +226,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 service_range: service_cluster_ip_range,
                 election: election.timing()?,
             };
-            raise_descriptor_limit();
+            bulkhead_process::raise_descriptor_limit();
             runtime()?.block_on(serve(options, ready_fd))
         }
     }
@@ -249,20 +242,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start threads")
 }
 
-/// Lets the process have as many descriptors as it may: each connection takes one, and the limit is
-/// low for the sake of programs that use `select`.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "raising the limit of open files");
-    }
-}
-
 /// The listening socket that this process was started with.
 fn listener(fd: RawFd) -> anyhow::Result<std::net::TcpListener> {
-    Ok(bulkhead_client::inherit(fd).with_context(|| format!("--listen-fd {fd}"))?.into())
+    Ok(bulkhead_process::inherit(fd).with_context(|| format!("--listen-fd {fd}"))?.into())
 }
 
 fn system_host_name() -> String {

@@ -13,7 +13,6 @@
 mod client;
 mod election;
 mod informer;
-mod inherit;
 mod node_selector;
 pub mod object;
 pub mod quota;
@@ -33,7 +32,6 @@ pub use client::{
 };
 pub use election::{Election, ElectionTiming};
 pub use informer::{Cache, Informers, Told};
-pub use inherit::inherit;
 pub use node_selector::{Labelled, NodeSelectorTerm, RequiredNodes};
 pub use recorder::Recorder;
 pub use requirement::{Requirement, Test};

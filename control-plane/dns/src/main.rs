@@ -7,9 +7,10 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bulkhead_client::Informers;
 use bulkhead_client::remote::{Remote, Server as ApiServer};
-use bulkhead_client::{Informers, inherit};
 use bulkhead_dns::{Forwarder, Index, Serve, Server, Upstreams, Zone, follow};
+use bulkhead_process::inherit;
 use clap::Parser;
 use hickory_proto::rr::Name;
 use ipnet::Ipv4Net;
@@ -60,14 +61,8 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        // What is wrong with a stranger's name server is of no use in the log.
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,hickory=error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    // What is wrong with a stranger's name server is of no use in the log.
+    bulkhead_process::log("info,hickory=error");
     // A question takes microseconds: more threads would only hand them to each other.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(arguments))

@@ -27,7 +27,6 @@ mod state;
 mod supervisor;
 mod vm;
 
-use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,13 +71,7 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    bulkhead_process::log("info");
     // Without a terminal of its own nobody's hang-up ends it. Fails for a group's leader, which a
     // shell's job is: then the shell decides.
     let _ = nix::unistd::setsid();

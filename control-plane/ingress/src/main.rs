@@ -2,18 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use bulkhead_client::inherit;
 use bulkhead_client::remote::{self, Remote};
 use bulkhead_ingress::{Address, Certificates, Controller, Proxy, Server};
+use bulkhead_process::inherit;
 use clap::Parser;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -64,14 +62,8 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let descriptors = raise_descriptor_limit();
+    bulkhead_process::log("info");
+    let descriptors = bulkhead_process::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(arguments, descriptors))
 }
@@ -136,14 +128,4 @@ fn listen(address: SocketAddr, inherited: Option<RawFd>) -> anyhow::Result<TcpLi
     };
     listener.set_nonblocking(true)?;
     Ok(TcpListener::from_std(listener)?)
-}
-
-/// Lets the process have as many descriptors as it may; how many that is.
-fn raise_descriptor_limit() -> u64 {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "raising the limit of open files");
-    }
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
