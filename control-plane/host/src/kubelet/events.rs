@@ -40,50 +40,42 @@ pub(super) async fn post(kube: Kube, mut postings: mpsc::Receiver<Posting>) {
 
 /// About a pod. Best effort: nothing depends on an event.
 pub(super) fn pod(context: &Context, pod: &Value, kind: &str, reason: &str, message: &str) {
-    let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default();
-    let namespace = text("/metadata/namespace");
-    let involved = json!({
-        "kind": "Pod",
-        "apiVersion": "v1",
-        "namespace": namespace,
-        "name": text("/metadata/name"),
-        "uid": text("/metadata/uid"),
-    });
-    send(context, namespace, involved, text("/spec/nodeName"), kind, reason, message);
+    send(context, reference("Pod", pod), text(pod, "/spec/nodeName"), kind, reason, message);
 }
 
 /// About a Service.
 pub(super) fn service(context: &Context, service: &Value, kind: &str, reason: &str, message: &str) {
-    let text = |path: &str| service.pointer(path).and_then(Value::as_str).unwrap_or_default();
-    let namespace = text("/metadata/namespace");
-    let involved = json!({
-        "kind": "Service",
-        "apiVersion": "v1",
-        "namespace": namespace,
-        "name": text("/metadata/name"),
-        "uid": text("/metadata/uid"),
-    });
-    send(context, namespace, involved, "", kind, reason, message);
+    send(context, reference("Service", service), "", kind, reason, message);
 }
 
 /// About a node.
 pub(super) fn node(context: &Context, name: &str, kind: &str, reason: &str, message: &str) {
     let involved = json!({"kind": "Node", "apiVersion": "v1", "name": name, "uid": name});
-    send(context, "default", involved, name, kind, reason, message);
+    send(context, involved, name, kind, reason, message);
 }
 
-fn send(
-    context: &Context,
-    namespace: &str,
-    involved: Value,
-    host: &str,
-    kind: &str,
-    reason: &str,
-    message: &str,
-) {
+fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// An object in a namespace, as events refer to it.
+fn reference(kind: &str, object: &Value) -> Value {
+    json!({
+        "kind": kind,
+        "apiVersion": "v1",
+        "namespace": text(object, "/metadata/namespace"),
+        "name": text(object, "/metadata/name"),
+        "uid": text(object, "/metadata/uid"),
+    })
+}
+
+fn send(context: &Context, involved: Value, host: &str, kind: &str, reason: &str, message: &str) {
     let now = SystemTime::now();
     let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let about = involved.get("name").and_then(Value::as_str).unwrap_or_default();
+    let about = text(&involved, "/name");
+    // What is in none has its events there.
+    let namespace = involved.get("namespace").and_then(Value::as_str).unwrap_or("default");
+    let path = format!("/api/v1/namespaces/{namespace}/events");
     let name = format!("{about}.{nanos:x}{:x}", COUNT.fetch_add(1, Ordering::Relaxed) & 0xff);
     let time = humantime::format_rfc3339_seconds(now).to_string();
     let event = json!({
@@ -101,7 +93,6 @@ fn send(
         "reportingComponent": "bulkhead-host",
         "reportingInstance": host,
     });
-    let path = format!("/api/v1/namespaces/{namespace}/events");
     if context.events.try_send(Posting { path, event }).is_err() {
         tracing::debug!("event {reason} about {about}: {BACKLOG} wait already");
     }
