@@ -11,26 +11,15 @@ mod support;
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::{Node, pod};
 
-const INSIDE: &str = "BULKHEAD_SCALE_INSIDE";
 const PACKETS: u16 = 2000;
 
 fn main() {
-    if std::env::var_os(INSIDE).is_none() {
-        let root = nix::unistd::geteuid().is_root();
-        let become_root: &[&str] = if root { &[] } else { &["--user", "--map-root-user"] };
-        let error = Command::new("unshare")
-            .args(become_root)
-            .args(["--net", "--mount", "--propagation", "private", "sh", "-euc"])
-            .arg("mount -t tmpfs tmpfs /run; ip link set lo up; exec \"$0\"")
-            .arg(std::env::current_exe().unwrap())
-            .env(INSIDE, "1")
-            .exec();
-        panic!("unshare: {error}");
+    if let Some(mut command) = support::elsewhere() {
+        panic!("unshare: {}", command.exec());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     println!("Services  endpoints  all loaded  one endpoint's change  first packet");

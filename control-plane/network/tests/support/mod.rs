@@ -21,22 +21,32 @@ const ISOLATED: &str = "BULKHEAD_TEST_ISOLATED";
 /// How long what must come may take on a loaded machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs the test of that name in a process of its own, on a host of its own.
-#[track_caller]
-pub fn isolated(name: &str, test: impl AsyncFnOnce()) {
+/// This program once more, on a host of its own; none if it runs there already.
+pub fn elsewhere() -> Option<Command> {
     if std::env::var_os(ISOLATED).is_some() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        return runtime.block_on(test());
+        return None;
     }
     let root = nix::unistd::geteuid().is_root();
     let become_root: &[&str] = if root { &[] } else { &["--user", "--map-root-user"] };
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(become_root)
         .args(["--net", "--mount", "--propagation", "private", "sh", "-euc"])
         .arg("mount -t tmpfs tmpfs /run; ip link set lo up; exec \"$0\" \"$@\"")
         .arg(std::env::current_exe().unwrap())
+        .env(ISOLATED, "1");
+    Some(command)
+}
+
+/// Runs the test of that name in a process of its own, on a host of its own.
+#[track_caller]
+pub fn isolated(name: &str, test: impl AsyncFnOnce()) {
+    let Some(mut command) = elsewhere() else {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        return runtime.block_on(test());
+    };
+    let output = command
         .args([name, "--exact", "--nocapture"])
-        .env(ISOLATED, "1")
         .output()
         .expect("unshare, of Debian's util-linux");
     assert!(
