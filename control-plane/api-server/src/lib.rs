@@ -7,9 +7,10 @@
 //! not know; bodies may be JSON, YAML or protobuf, answers are JSON. [`discovery`] and [`openapi`]
 //! tell clients what there is. [`kubelet`] passes logs, exec and attach on to the host that runs the
 //! pod; of that host [`metrics`] asks what nodes and pods use. [`pki`] makes a cluster's
-//! certificates. [`storage`] says where the objects are kept. [`serve`] puts it together, with the scheduler and the controllers, which talk to
-//! [`api`] in process ([`local`]) but as a client over HTTP would. Of several servers over one etcd,
-//! one at a time runs those. [`backup`] puts all of a cluster into a file, and back.
+//! certificates. [`storage`] says where the objects are kept. [`serve`] puts it together, with the
+//! scheduler and the controllers, which talk to [`api`] in process ([`local`]) but as a client over
+//! HTTP would. Of several servers over one etcd, one at a time runs those. [`backup`] puts all of a
+//! cluster into a file, and back.
 //!
 //! Kinds may come and go while the server runs: [`custom`] adds those that
 //! CustomResourceDefinitions define. What is not implemented answers as Kubernetes would: kinds that

@@ -1,11 +1,11 @@
-//! What the scheduler and the controllers know of the Kubernetes API: a [`Client`] with HTTP's
-//! semantics, and what reads of it share.
+//! How our own programs use the Kubernetes API: a [`Client`] with HTTP's semantics, and what reads
+//! of it share.
 //!
 //! In the API server's process the client is a function call away; elsewhere it is a connection
-//! (`remote`). [`Informers`] list and watch each kind once for everybody, keep what they saw in a
-//! [`Cache`], and tell of changes. [`Election`] lets one of several processes lead. [`Recorder`]
-//! writes events. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label selectors,
-//! [`RequiredNodes`] and [`Toleration`] which nodes a pod may run on; [`quota`] counts what
+//! (`remote`), which hosts use by itself. [`Informers`] list and watch each kind once for everybody,
+//! keep what they saw in a [`Cache`], and tell of changes. [`Election`] lets one of several processes
+//! lead. [`Recorder`] writes events. [`object`] reads fields, [`Quantity`] amounts, [`Selector`] label
+//! selectors, [`RequiredNodes`] and [`Toleration`] which nodes a pod may run on; [`quota`] counts what
 //! ResourceQuotas limit.
 
 #![forbid(unsafe_code)]
