@@ -56,7 +56,26 @@ pub(crate) fn forsake(link: &NodeLink) -> Result<(), NetError> {
     })
 }
 
+/// Whether there are TCP connections that a Service led to this address and that are not open yet.
+pub(crate) fn opening(address: Ipv4Addr) -> Result<bool, NetError> {
+    over(async |handle| {
+        let all = ask(handle, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP).await?;
+        Ok(all.iter().any(|attributes| {
+            let connection = Connection::of(attributes);
+            connection.original.protocol == Some(Protocol::Tcp)
+                && !connection.open
+                && connection.original.destination != connection.reply.source
+                && connection.reply.source.is_some_and(|end| end.ip() == address)
+        }))
+    })
+}
+
 fn end_those(stale: impl Fn(&Connection) -> bool) -> Result<(), NetError> {
+    over(async |handle| end_over(handle, stale).await)
+}
+
+/// Works with a netlink socket of the calling thread's network namespace.
+fn over<T>(work: impl AsyncFnOnce(&Handle) -> Result<T, NetError>) -> Result<T, NetError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -65,7 +84,7 @@ fn end_those(stale: impl Fn(&Connection) -> bool) -> Result<(), NetError> {
         let (connection, handle, _) = netlink_proto::new_connection(NETLINK_NETFILTER)
             .map_err(NetError::io("opening a netlink socket"))?;
         let connection = tokio::spawn(connection);
-        let result = end_over(&handle, stale).await;
+        let result = work(&handle).await;
         connection.abort();
         result
     })
@@ -98,6 +117,8 @@ struct Connection {
     reply: Ends,
     /// Packets were seen in both directions.
     answered: bool,
+    /// Both ends have agreed to it.
+    open: bool,
 }
 
 impl Connection {
@@ -109,6 +130,7 @@ impl Connection {
                 ConntrackAttribute::CtaTupleReply(tuple) => connection.reply = Ends::of(tuple),
                 ConntrackAttribute::CtaStatus(status) => {
                     connection.answered = status.contains(Status::SeenReply);
+                    connection.open = status.contains(Status::Assured);
                 }
                 _ => {}
             }

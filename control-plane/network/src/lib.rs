@@ -152,6 +152,14 @@ impl Network {
         self.namespace.enter(move || conntrack::forsake(&link)).await
     }
 
+    /// Whether there are TCP connections that a Service led to this address and that are not open yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn opening(&self, address: Ipv4Addr) -> Result<bool, NetError> {
+        self.namespace.enter(move || conntrack::opening(address)).await
+    }
+
     /// The generation of the policies that are in force; 0 if there are none.
     ///
     /// # Errors

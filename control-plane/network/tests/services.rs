@@ -145,9 +145,7 @@ fn an_endpoint_that_is_not_ready_gets_no_new_connection_and_keeps_the_old() {
                 }
             };
 
-            assert!(services.catalogue.is_steady(a.ip));
             services.slice(ports(), vec![unready(&a, 2, false), endpoint(&b, 2)]).await;
-            assert!(!services.catalogue.is_steady(a.ip) && services.catalogue.is_steady(b.ip));
             assert_eq!(askers(&client, SERVICE_IP, 80), names([&b]));
             assert!(open.echoes());
 
@@ -168,6 +166,41 @@ fn an_endpoint_that_is_not_ready_gets_no_new_connection_and_keeps_the_old() {
             assert!(open.echoes());
         },
     );
+}
+
+#[test]
+fn a_pod_that_leaves_gets_no_new_connection_before_slices_say_so() {
+    isolated("a_pod_that_leaves_gets_no_new_connection_before_slices_say_so", async || {
+        let cluster = Cluster::new("a").await;
+        let one = Guest::boot(&cluster, 1).await;
+        let (client, a, b) = (one.pod(2), one.pod(3), one.pod(4));
+        a.serve(80);
+        b.serve(80);
+        let ports = || json!([{"name": "", "port": 80}]);
+        let of = |pod: &Pod, uid: &str| {
+            let mut endpoint = endpoint(pod, 1);
+            endpoint["targetRef"] = json!({"kind": "Pod", "uid": uid});
+            endpoint
+        };
+        let mut services = Services::new(&cluster).await;
+        services.service(json!({"ports": [{"port": 80}]})).await;
+        assert!(!services.catalogue.set_leaving("a"), "in no slice");
+        services.slice(ports(), vec![of(&a, "a"), of(&b, "b")]).await;
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&a, &b]));
+        assert!(services.catalogue.set_leaving("a"));
+        services.apply().await;
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&b]));
+        assert!(!cluster.network.opening(b.ip).await.unwrap(), "all of them are open");
+
+        // As with one that slices say drains, it serves where nobody else does.
+        services.slice(ports(), vec![of(&a, "a")]).await;
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&a]));
+        // Another pod at its address is another.
+        services.slice(ports(), vec![of(&a, "c"), of(&b, "b")]).await;
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&a, &b]));
+        services.slice(ports(), vec![of(&a, "a"), of(&b, "b")]).await;
+        assert_eq!(askers(&client, SERVICE_IP, 80), names([&a, &b]), "it was gone meanwhile");
+    });
 }
 
 #[test]
@@ -194,6 +227,7 @@ fn who_connects_to_a_node_that_ends_is_led_to_another() {
         drop(two);
         let after = connect();
         wait_for_attempts(&client, 2);
+        assert!(cluster.network.opening(far.ip).await.unwrap());
         services.catalogue.set_node(2, true);
         services.slice(ports(), vec![endpoint(&far, 2), endpoint(&near, 1)]).await;
         cluster.network.forsake(support::link(2)).await.unwrap();

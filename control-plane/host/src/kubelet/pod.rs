@@ -241,7 +241,7 @@ impl Worker {
             && grace > 0
             && let Some(pod) = self.address
         {
-            self.context.services.released(pod).await;
+            self.context.services.release(&self.uid, pod).await;
         }
         let answer = match up.agent().await {
             Ok(mut agent) => agent.remove_pod(&self.uid, grace).await,

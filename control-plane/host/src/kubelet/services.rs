@@ -30,9 +30,15 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How long a pod that ends is waited for to get no new connections.
-const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long connections may take that were led to a pod at the last moment to be accepted by it.
+/// How often to look whether connections that were led to a pod at the last moment are open.
+const OPENING: Duration = Duration::from_millis(50);
+
+/// How long they may take.
+const OPENING_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long connections may take that are open to be accepted by the pod.
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// What has changed.
@@ -46,9 +52,36 @@ pub(super) enum News {
         link: NodeLink,
         ended: bool,
     },
-    /// Somebody asks when no Service will lead to this address any more: with true if one did until
-    /// now.
-    Released(Ipv4Addr, oneshot::Sender<bool>),
+    /// A pod is about to be asked to end; somebody waits until that may be done.
+    Leaving(Leaving),
+}
+
+/// A pod that no Service is to lead to any more.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    uid: String,
+    address: Ipv4Addr,
+    /// Who waits for it.
+    released: oneshot::Sender<()>,
+}
+
+impl Leaving {
+    /// Waits until the pod has got the connections that were led to it at the last moment.
+    async fn settle(self, network: Network) {
+        let opened = async {
+            while network.opening(self.address).await.unwrap_or_else(|error| {
+                tracing::warn!("connections to {}: {error}", self.address);
+                false
+            }) {
+                sleep(OPENING).await;
+            }
+        };
+        // Who never answers does not keep the pod.
+        let _ = timeout(OPENING_LIMIT, opened).await;
+        sleep(ACCEPTED_WITHIN).await;
+        // Who asked may have lost patience.
+        let _ = self.released.send(());
+    }
 }
 
 /// The way to the task that changes the network.
@@ -61,18 +94,18 @@ impl Sender {
         let _ = self.0.send(news);
     }
 
-    /// Waits until no Service leads new connections to a pod that ends, for a second at most: a
-    /// Service may have no other.
+    /// Has no Service lead new connections to a pod that is to end, and waits until that is so and
+    /// the pod has what was led to it before.
     ///
     /// Kubernetes ends a pod and takes it out of its Services at the same time, and tells users to
     /// sleep in a `preStop` hook until the latter has come to every node. Here there is one place
-    /// that it comes to.
-    pub(super) async fn released(&self, pod: Ipv4Addr) {
+    /// that it comes to, and it need not wait for the API's EndpointSlices to say so.
+    pub(super) async fn release(&self, uid: &str, address: Ipv4Addr) {
         let (sender, released) = oneshot::channel();
-        self.tell(News::Released(pod, sender));
-        if let Ok(Ok(true)) = timeout(RELEASE_LIMIT, released).await {
-            sleep(ACCEPTED_WITHIN).await;
-        }
+        let uid = uid.to_owned();
+        self.tell(News::Leaving(Leaving { uid, address, released: sender }));
+        // If rules cannot be changed, the pod ends nevertheless.
+        let _ = timeout(RELEASE_LIMIT, released).await;
     }
 }
 
@@ -126,7 +159,7 @@ impl Services {
             whole: false,
             balanced: Balanced::new(self.uplink),
             forsaken: Vec::new(),
-            releases: Vec::new(),
+            leaving: Vec::new(),
         };
         let mut settled = true;
         while let Some(all) = all_news(&mut news, settled, RETRY).await {
@@ -154,8 +187,8 @@ struct State {
     balanced: Balanced,
     /// Nodes that have ended since the maps were changed last.
     forsaken: Vec<NodeLink>,
-    /// Who waits for a pod to get no new connections; and whether it did get some.
-    releases: Vec<(Ipv4Addr, oneshot::Sender<bool>, bool)>,
+    /// Pods that are to end when the maps have been changed.
+    leaving: Vec<Leaving>,
 }
 
 impl State {
@@ -182,8 +215,13 @@ impl State {
                 }
                 return;
             }
-            News::Released(pod, asker) => {
-                self.releases.push((pod, asker, catalogue.is_steady(pod)));
+            News::Leaving(pod) => {
+                if catalogue.set_leaving(&pod.uid) {
+                    self.leaving.push(pod);
+                } else {
+                    // It is in no Service.
+                    let _ = pod.released.send(());
+                }
                 return;
             }
         };
@@ -201,13 +239,8 @@ impl State {
         self.whole = false;
         network.apply(transaction).await?;
         self.whole = true;
-        for (pod, asker, led) in std::mem::take(&mut self.releases) {
-            if self.catalogue.is_steady(pod) && !asker.is_closed() {
-                self.releases.push((pod, asker, led));
-            } else {
-                // Who asked may have lost patience.
-                let _ = asker.send(led);
-            }
+        for pod in self.leaving.drain(..) {
+            tokio::spawn(pod.settle(network.clone()));
         }
         for link in self.forsaken.drain(..) {
             network.forsake(link).await?;

@@ -40,8 +40,10 @@ struct Endpoint {
     ready: bool,
     /// It is ending, and serves yet.
     draining: bool,
-    /// It is ready, and not ending.
-    steady: bool,
+    /// It is ending.
+    ending: bool,
+    /// The uid of its pod, if it is one.
+    pod: Option<String>,
 }
 
 #[derive(Debug)]
@@ -62,8 +64,10 @@ pub struct Catalogue {
     services: BTreeMap<String, Service>,
     slices: BTreeMap<String, Slice>,
     slices_of: BTreeMap<String, BTreeSet<String>>,
-    /// How many slices have an address as one that is ready and stays so.
-    steady: BTreeMap<Ipv4Addr, usize>,
+    /// The slices that a pod is in, by its uid.
+    slices_with: BTreeMap<String, BTreeSet<String>>,
+    /// Those of these pods that are about to end, whatever slices say yet.
+    leaving: BTreeSet<String>,
     /// The nodes that have ended, whatever slices say yet.
     ended: BTreeSet<u32>,
     host_ports: BTreeMap<String, Vec<(Frontend, SocketAddrV4)>>,
@@ -84,7 +88,8 @@ impl Catalogue {
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             slices_of: BTreeMap::new(),
-            steady: BTreeMap::new(),
+            slices_with: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             ended: BTreeSet::new(),
             host_ports: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -111,6 +116,11 @@ impl Catalogue {
     pub fn set_slice(&mut self, object: &Value) {
         let key = key(object);
         self.forget_slice(&key);
+        self.add_slice(key, object);
+        self.forget_left();
+    }
+
+    fn add_slice(&mut self, key: String, object: &Value) {
         let name = object.pointer(SERVICE_NAME).and_then(Value::as_str).unwrap_or_default();
         if name.is_empty() || text(object, "/addressType") != "IPv4" {
             return;
@@ -119,8 +129,8 @@ impl Catalogue {
         self.stale.insert(service.clone());
         self.slices_of.entry(service.clone()).or_default().insert(key.clone());
         let slice = self.slice(object, service);
-        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.steady) {
-            *self.steady.entry(endpoint.address).or_default() += 1;
+        for pod in slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()) {
+            self.slices_with.entry(pod).or_default().insert(key.clone());
         }
         self.slices.insert(key, slice);
     }
@@ -136,15 +146,21 @@ impl Catalogue {
         }
     }
 
-    /// Whether slices have an address as one that is ready and not ending.
-    #[must_use]
-    pub fn is_steady(&self, address: Ipv4Addr) -> bool {
-        self.steady.contains_key(&address)
+    /// The pod with this uid is about to be asked to end: from now on nothing is led to it that
+    /// another can take, however late that comes to be written in slices. Whether it is in any.
+    pub fn set_leaving(&mut self, pod: &str) -> bool {
+        let Some(slices) = self.slices_with.get(pod) else { return false };
+        if self.leaving.insert(pod.to_owned()) {
+            let services = slices.iter().filter_map(|key| self.slices.get(key));
+            self.stale.extend(services.map(|slice| slice.service.clone()));
+        }
+        true
     }
 
     /// An EndpointSlice is gone.
     pub fn remove_slice(&mut self, object: &Value) {
         self.forget_slice(&key(object));
+        self.forget_left();
     }
 
     /// A `v1.Pod` is, or is now, like this.
@@ -191,6 +207,7 @@ impl Catalogue {
         for key in gone {
             self.forget_slice(&key);
         }
+        self.forget_left();
     }
 
     /// Where every frontend leads.
@@ -236,15 +253,21 @@ impl Catalogue {
                 self.slices_of.remove(&slice.service);
             }
         }
-        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.steady) {
-            if let Some(count) = self.steady.get_mut(&endpoint.address) {
-                *count -= 1;
-                if *count == 0 {
-                    self.steady.remove(&endpoint.address);
+        for pod in slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref()) {
+            if let Some(slices) = self.slices_with.get_mut(pod) {
+                slices.remove(key);
+                if slices.is_empty() {
+                    self.slices_with.remove(pod);
                 }
             }
         }
         self.stale.insert(slice.service);
+    }
+
+    /// Forgets pods that left and are in no slice any more.
+    fn forget_left(&mut self) {
+        let there = &self.slices_with;
+        self.leaving.retain(|pod| there.contains_key(pod));
     }
 
     fn slice(&self, object: &Value, service: String) -> Slice {
@@ -261,12 +284,14 @@ impl Catalogue {
             let node = text(endpoint, "/nodeName").strip_prefix(&self.prefix);
             let ready = condition("ready").unwrap_or(true);
             let ending = condition("terminating") == Some(true);
+            let pod = Some(text(endpoint, "/targetRef/uid")).filter(|uid| !uid.is_empty());
             Some(Endpoint {
                 address: address::parse(address).ok()?,
                 node: node.and_then(|index| index.parse().ok()),
                 ready,
                 draining: ending && condition("serving") == Some(true),
-                steady: ready && !ending,
+                ending,
+                pod: pod.map(str::to_owned),
             })
         });
         Slice { service, ports: ports.collect(), endpoints: endpoints.collect() }
@@ -296,7 +321,7 @@ impl Catalogue {
             endpoints.iter().filter_map(|(endpoint, _)| endpoint.node).collect();
         let to = |node: Option<u32>| {
             let here = endpoints.iter().filter(|(e, _)| node.is_none() || e.node == node);
-            Backends::new(usable(here), service.affinity)
+            Backends::new(self.usable(here), service.affinity)
         };
         let &Port { protocol, port: number, node_port, .. } = port;
         let mut frontends = Vec::new();
@@ -341,18 +366,27 @@ impl Catalogue {
             .filter(|(endpoint, _)| endpoint.node.is_none_or(|node| !self.ended.contains(&node)))
             .collect()
     }
-}
 
-/// Those that are ready; where none is, those that end and serve yet.
-fn usable<'a>(
-    endpoints: impl Iterator<Item = &'a (&'a Endpoint, u16)> + Clone,
-) -> Vec<SocketAddrV4> {
-    let address = |(endpoint, port): &(&Endpoint, u16)| SocketAddrV4::new(endpoint.address, *port);
-    let ready: Vec<_> = endpoints.clone().filter(|(e, _)| e.ready).map(address).collect();
-    if ready.is_empty() {
-        return endpoints.filter(|(endpoint, _)| endpoint.draining).map(address).collect();
+    /// Those that are ready; where none is, those that end and serve yet.
+    fn usable<'a>(
+        &self,
+        endpoints: impl Iterator<Item = &'a (&'a Endpoint, u16)> + Clone,
+    ) -> Vec<SocketAddrV4> {
+        // Once slices say that it ends, they say whether it is to be used nevertheless.
+        let leaves = |e: &Endpoint| {
+            !e.ending && e.pod.as_ref().is_some_and(|pod| self.leaving.contains(pod))
+        };
+        let address = |(e, port): &(&Endpoint, u16)| SocketAddrV4::new(e.address, *port);
+        let ready: Vec<_> =
+            endpoints.clone().filter(|(e, _)| e.ready && !leaves(e)).map(address).collect();
+        if ready.is_empty() {
+            return endpoints
+                .filter(|(e, _)| e.draining || (e.ready && leaves(e)))
+                .map(address)
+                .collect();
+        }
+        ready
     }
-    ready
 }
 
 fn service(object: &Value) -> Service {
