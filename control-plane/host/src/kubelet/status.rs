@@ -22,11 +22,9 @@ pub(super) fn patch(
         for field in ["reason", "message"] {
             fields.entry(field).or_insert(Value::Null);
         }
-        let mut conditions = vec![scheduled(object)];
         if let Some(Value::Array(of_agent)) = fields.remove("conditions") {
-            conditions.extend(of_agent);
+            fields.insert("conditions".into(), merged(object, of_agent).into());
         }
-        fields.insert("conditions".into(), conditions.into());
         fields.insert("hostIP".into(), host_ip.to_string().into());
         fields.insert("hostIPs".into(), json!([{"ip": host_ip.to_string()}]));
         if let Some(ip) = pod_ip {
@@ -37,7 +35,17 @@ pub(super) fn patch(
     json!({ "status": patch })
 }
 
-/// The scheduler's condition, which a patch of the list must carry on.
+/// The agent's conditions and those of others, which a patch of the list must carry on.
+fn merged(object: &Value, of_agent: Vec<Value>) -> Vec<Value> {
+    let all = object.pointer("/status/conditions").and_then(Value::as_array);
+    let others = all.into_iter().flatten().filter(|other| {
+        other["type"] != "PodScheduled" && !of_agent.iter().any(|one| one["type"] == other["type"])
+    });
+    let others: Vec<Value> = others.cloned().collect();
+    [vec![scheduled(object)], of_agent, others].concat()
+}
+
+/// The scheduler's condition.
 fn scheduled(object: &Value) -> Value {
     condition_of(object, "PodScheduled").cloned().unwrap_or_else(
         || json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now()}),
@@ -136,7 +144,7 @@ pub(super) fn waiting(object: &Value, container: &str, reason: &str, message: &s
     let mut status = json!({
         "phase": "Pending",
         "startTime": object.pointer("/status/startTime").cloned().unwrap_or_else(|| now().into()),
-        "conditions": [scheduled(object), not_ready("Ready"), not_ready("ContainersReady")],
+        "conditions": merged(object, vec![not_ready("Ready"), not_ready("ContainersReady")]),
         "containerStatuses": statuses("containers", "ContainerCreating"),
     });
     if inits.as_array().is_some_and(|inits| !inits.is_empty()) {
@@ -239,6 +247,7 @@ mod tests {
             "status": {"conditions": [
                 {"type": "PodScheduled", "status": "True", "lastTransitionTime": "then"},
                 {"type": "Ready", "status": "True", "lastTransitionTime": "then"},
+                {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "then"},
             ]},
         })
     }
@@ -255,6 +264,9 @@ mod tests {
         let status = &patch["status"];
         assert_eq!(status["conditions"][0]["lastTransitionTime"], "then");
         assert_eq!(status["conditions"][1]["type"], "Ready");
+        // So does what others say, and only that.
+        assert_eq!(status["conditions"][2]["type"], "DisruptionTarget");
+        assert_eq!(status["conditions"].as_array().unwrap().len(), 3);
         assert_eq!(
             (&status["podIP"], &status["hostIP"]),
             (&json!("10.244.1.1"), &json!("10.88.0.1"))

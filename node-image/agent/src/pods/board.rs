@@ -126,6 +126,20 @@ impl Board {
         self.status.borrow().clone()
     }
 
+    /// The status when the pod is removed: nothing of it runs again, whatever its policy.
+    pub(crate) fn last(&self) -> PodStatus {
+        let mut status = self.status();
+        if matches!(status.phase, PodPhase::Pending | PodPhase::Running) {
+            let well = status.container_statuses.iter().all(|container| {
+                let waited = container.last_state.terminated.as_ref();
+                let end = container.state.terminated.as_ref().or(waited);
+                end.is_some_and(|end| end.exit_code == 0)
+            });
+            status.phase = if well { PodPhase::Succeeded } else { PodPhase::Failed };
+        }
+        status
+    }
+
     fn derive(&self, status: &mut PodStatus) {
         let init_done = self.initialized(status);
         if status.phase != PodPhase::Failed || status.reason.is_none() {

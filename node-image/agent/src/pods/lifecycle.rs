@@ -83,7 +83,7 @@ impl<R: Runtime> PodTask<R> {
         // Fails only when the pods' keeper is gone: then nobody can ask for the removal.
         if self.remove.wait_for(|remove| *remove).await.is_ok() {
             self.runtime.forget_pod(self.context.uid()).await;
-            let last = Box::new(self.board.status());
+            let last = Box::new(self.board.last());
             self.hub.publish(PodEvent::Removed { uid: self.context.uid().to_owned(), last });
         }
     }

@@ -618,3 +618,29 @@ async fn a_pod_whose_volume_is_over_its_limit_is_evicted() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_removed_has_ended_whatever_its_policy() {
+    for (act, phase) in [
+        (Act::Runs, PodPhase::Failed),
+        (Act::Ends(0, 0), PodPhase::Succeeded),
+        (Act::Lacks, PodPhase::Failed),
+    ] {
+        let bench = Bench::new(&[("c", std::slice::from_ref(&act))]);
+        LocalSet::new()
+            .run_until(async {
+                bench.apply(json!({
+                    "restartPolicy": "Always", "containers": [{"name": "c", "image": "i"}]}));
+                seconds(1).await;
+                let mut events = bench.pods.watch().1;
+                bench.pods.remove("u", Duration::from_secs(5));
+                let last = loop {
+                    if let PodEvent::Removed { last, .. } = events.recv().await.unwrap() {
+                        break last;
+                    }
+                };
+                assert_eq!(last.phase, phase, "{act:?}");
+            })
+            .await;
+    }
+}
