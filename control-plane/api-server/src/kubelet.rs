@@ -243,7 +243,8 @@ pub(crate) fn port(node: &Value) -> Result<u16> {
 /// only one.
 fn container<'a>(pod: &'a Value, asked: Option<&'a str>) -> Result<&'a str> {
     let names = |list_name: &str| list(pod, list_name).iter().map(|one| text(one, "name"));
-    let all: Vec<&str> = names("spec.containers").chain(names("spec.initContainers")).collect();
+    let lists = ["spec.containers", "spec.initContainers", "spec.ephemeralContainers"];
+    let all: Vec<&str> = lists.into_iter().flat_map(names).collect();
     let pod_name = name(pod);
     let annotated =
         pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();

@@ -138,6 +138,7 @@ impl WriteOptions {
             subresource: match target {
                 Target::Status => "status",
                 Target::Approval => "approval",
+                Target::EphemeralContainers => "ephemeralcontainers",
                 Target::Main | Target::Whole => "",
             }
             .into(),

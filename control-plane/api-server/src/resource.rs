@@ -66,6 +66,8 @@ pub struct Behaviour {
     pub prepare_update: fn(&mut Value, &Value),
     /// Reports what is wrong with an object.
     pub validate: fn(&Value, &mut Vec<Cause>),
+    /// Reports what is wrong with an object only when it is created.
+    pub validate_create: fn(&Value, &mut Vec<Cause>),
     /// Reports what may not change from the second object to the first.
     pub validate_update: fn(&Value, &Value, &mut Vec<Cause>),
     /// How names must look.
@@ -91,6 +93,7 @@ impl Behaviour {
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         validate: |_, _| {},
+        validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         name: crate::names::NameRule::Subdomain,
         conversion: None,

@@ -80,6 +80,56 @@ async fn an_endpoint_that_is_down_is_named() {
     assert!(message.contains("n1") && message.contains(&port.to_string()), "{message}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_are_added_to_a_pod_to_look_at_it() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let mut client = cluster.admin().await;
+    let port = kubelet::start(&cluster).await;
+    let mut early = pod("web", "1Mi");
+    early["spec"]["ephemeralContainers"] = json!([{"name": "look", "image": "busybox:1"}]);
+    let (code, refused) = client.json("POST", PODS, &early).await;
+    assert_eq!(
+        (code, &refused["details"]["causes"][0]["field"]),
+        (422, &json!("spec.ephemeralContainers"))
+    );
+    client.ok("POST", PODS, &pod("web", "1Mi")).await;
+    add_node(&mut client, "n1", port).await;
+    let web = format!("{PODS}/web");
+    until(&mut client, &web, |pod| pod["spec"]["nodeName"] == "n1").await;
+
+    kubectl.run("debug web --image=busybox:1 -c look --target=c");
+    let seen = client.ok("GET", &format!("{web}/ephemeralcontainers"), &Value::Null).await;
+    let container = &seen["spec"]["ephemeralContainers"][0];
+    assert_eq!(
+        (&container["name"], &container["targetContainerName"]),
+        (&json!("look"), &json!("c"))
+    );
+    assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+    let managers = seen["metadata"]["managedFields"].as_array().unwrap();
+    assert!(managers.iter().any(|one| one["subresource"] == "ephemeralcontainers"), "{seen}");
+
+    // What is there stays, and nothing else is changed by this way, nor they by another.
+    let mut changed = seen.clone();
+    changed["spec"]["ephemeralContainers"][0]["image"] = "other:1".into();
+    for path in [format!("{web}/ephemeralcontainers"), web.clone()] {
+        let (code, refused) = client.json("PUT", &path, &changed).await;
+        assert_eq!(code, 422, "{refused}");
+    }
+    let patch = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"ephemeralContainers": [
+        {"name": "again", "image": "busybox:1"}]}});
+    let merge = "application/strategic-merge-patch+json";
+    let path = format!("{web}/ephemeralcontainers");
+    let (code, patched) = client.typed("PATCH", &path, merge, &patch).await;
+    assert_eq!((code, &patched["metadata"]["labels"]["a"]), (200, &Value::Null), "{patched}");
+    assert_eq!(patched["spec"]["ephemeralContainers"].as_array().unwrap().len(), 2);
+
+    let path = format!("{web}/log?container=again");
+    let log = client.send("GET", &path, &[], Bytes::new()).await.unwrap();
+    let log = log.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(log, "GET /containerLogs/default/web/again?container=again");
+}
+
 // kubectl waits for the endpoint, which goes on meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_what_the_hosts_say_of_their_own() {

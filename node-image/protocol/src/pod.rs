@@ -86,6 +86,9 @@ pub struct Metadata {
 pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
+    /// Only ever added to, while the pod runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<Container>,
     pub restart_policy: RestartPolicy,
     pub termination_grace_period_seconds: Option<u32>,
     pub active_deadline_seconds: Option<u64>,
@@ -116,6 +119,13 @@ pub struct PodSpec {
     pub priority_class_name: Option<Value>,
     pub preemption_policy: Option<Value>,
     pub image_pull_secrets: Option<Value>,
+}
+
+impl PodSpec {
+    /// The containers of every kind.
+    pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers.iter().chain(&self.containers).chain(&self.ephemeral_containers)
+    }
 }
 
 /// `v1.RestartPolicy`.
@@ -158,6 +168,9 @@ pub struct Container {
     pub termination_message_policy: Option<String>,
     /// Only `Always`, and only on an init container: a sidecar.
     pub restart_policy: Option<RestartPolicy>,
+    /// Only on an ephemeral container: the container whose processes it sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_container_name: Option<String>,
 }
 
 /// `v1.EnvVar`.

@@ -53,6 +53,9 @@ pub struct PodStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
     /// Containers, in the pod's order.
     pub container_statuses: Vec<ContainerStatus>,
+    /// Ephemeral containers, in the pod's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_container_statuses: Vec<ContainerStatus>,
     /// `Guaranteed`, `Burstable` or `BestEffort`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qos_class: Option<String>,

@@ -107,7 +107,8 @@ impl Api {
         let resource = &place.resource;
         for _ in 0..NAME_ATTEMPTS {
             let name = object::name(&object).to_owned();
-            let causes = validate(place, &object, None);
+            let mut causes = validate(place, &object, None);
+            (resource.behaviour.validate_create)(&object, &mut causes);
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, &name, causes));
             }

@@ -8,7 +8,7 @@ use super::create::{check_namespace, check_type, validate};
 use super::metadata;
 use super::services::Claims;
 use super::{ATTEMPTS, Api, CHANGED, Place, encode, store_failure};
-use crate::kinds::certificates;
+use crate::kinds::{certificates, ephemeral};
 use crate::managed::Operation;
 use crate::object;
 use crate::options::WriteOptions;
@@ -23,6 +23,8 @@ pub enum Target {
     Status,
     /// What `certificatesigningrequests/approval` says: the conditions of the status.
     Approval,
+    /// What `pods/ephemeralcontainers` says: containers that are added to a pod that runs.
+    EphemeralContainers,
     /// Anything: what subresources such as `binding` and `finalize` change is theirs to limit.
     Whole,
 }
@@ -95,8 +97,14 @@ impl Api {
             }
             let mut causes = validate(place, &object, Some(&current));
             metadata::validate_update(&object["metadata"], &current["metadata"], &mut causes);
-            if target != Target::Whole {
-                (resource.behaviour.validate_update)(&object, &current, &mut causes);
+            match target {
+                Target::Whole => {}
+                Target::EphemeralContainers => {
+                    ephemeral::validate_update(&object, &current, &mut causes);
+                }
+                Target::Main | Target::Status | Target::Approval => {
+                    (resource.behaviour.validate_update)(&object, &current, &mut causes);
+                }
             }
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, name, causes));
@@ -257,6 +265,13 @@ fn merge(
             object["status"]["conditions"] = changed["status"]["conditions"].take();
             object
         }
+        Target::EphemeralContainers => {
+            let mut object = ephemeral::of(&changed, current);
+            // Who applies is noted there.
+            let managers = changed["metadata"].get("managedFields").cloned();
+            set(&mut object["metadata"], "managedFields", managers.as_ref());
+            object
+        }
     };
     if target == Target::Main && resource.subresource("status").is_some() {
         set(&mut object, "status", current.get("status"));
@@ -268,7 +283,8 @@ fn merge(
         (resource.behaviour.prepare_update)(&mut object, current);
     }
     (resource.behaviour.default)(&mut object);
-    if resource.generation && target == Target::Main && !same_content(&object, current) {
+    let is_content = matches!(target, Target::Main | Target::EphemeralContainers);
+    if resource.generation && is_content && !same_content(&object, current) {
         let generation = current["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
         object["metadata"]["generation"] = generation.into();
     }

@@ -244,6 +244,7 @@ impl Front {
                         admission.signs(name, verb, "approve", &self.api).await?;
                         Target::Approval
                     }
+                    "ephemeralcontainers" => Target::EphemeralContainers,
                     _ => {
                         return self
                             .subresource(&admission, name, subresource, &query, request)

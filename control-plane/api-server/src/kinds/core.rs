@@ -1,6 +1,6 @@
 //! The core group's kinds, and leases.
 
-use super::{PLAIN, columns as c, event, pod, proxy, status};
+use super::{PLAIN, columns as c, ephemeral, event, pod, proxy, status};
 use crate::names::NameRule;
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
@@ -13,6 +13,12 @@ const POD_SUBRESOURCES: &[Subresource] = &[
         verbs: &["create", "get"],
     },
     Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
+    Subresource {
+        name: "ephemeralcontainers",
+        kind: "Pod",
+        group_version: None,
+        verbs: &["get", "patch", "update"],
+    },
     Subresource {
         name: "eviction",
         kind: "Eviction",
@@ -132,6 +138,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 prepare_create: pod::prepare_create,
                 default: pod::default,
                 validate: pod::validate,
+                validate_create: ephemeral::validate_create,
                 validate_update: pod::validate_update,
                 ..Behaviour::PLAIN
             },

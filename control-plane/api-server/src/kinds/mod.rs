@@ -10,6 +10,7 @@ mod core;
 mod cron;
 mod daemon;
 mod discovery;
+pub(crate) mod ephemeral;
 mod event;
 mod extensions;
 mod metrics;

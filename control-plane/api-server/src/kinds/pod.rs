@@ -5,11 +5,15 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use super::ephemeral;
 use crate::names;
 use crate::object;
 use crate::status::Cause;
 
+/// Those that are planned for.
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
+/// All.
+const ALL_CONTAINERS: [&str; 3] = ["initContainers", "containers", ephemeral::FIELD];
 
 /// A pod begins pending, whatever status its creator gives it.
 pub(super) fn prepare_create(pod: &mut Value) {
@@ -49,7 +53,7 @@ pub(super) fn default_spec(spec: &mut Value) {
     object::set_default(spec, "schedulerName", "default-scheduler");
     object::set_default(spec, "securityContext", json!({}));
     object::set_default(spec, "enableServiceLinks", true);
-    for list in CONTAINERS {
+    for list in ALL_CONTAINERS {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             if container.is_object() {
                 default_container(container);
@@ -180,7 +184,7 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         }
     }
     let mut names = HashSet::new();
-    for list in CONTAINERS {
+    for list in ALL_CONTAINERS {
         let containers = object::list(spec, list);
         if list == "containers" && containers.is_empty() {
             causes.push(Cause::required(format!("{path}.containers")));
@@ -195,6 +199,7 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
             validate_container(container, &path, &volumes, causes);
         }
     }
+    ephemeral::validate(spec, path, causes);
 }
 
 fn validate_container(

@@ -3,7 +3,7 @@
 use bulkhead_client::Selector;
 use serde_json::{Value, json};
 
-use super::{PLAIN, columns as c, pod};
+use super::{PLAIN, columns as c, ephemeral, pod};
 use crate::names;
 use crate::object;
 use crate::resource::{Behaviour, Resource};
@@ -55,6 +55,7 @@ pub(super) fn validate(
 ) {
     let spec = format!("{path}.spec");
     pod::validate_spec(&template["spec"], &spec, causes);
+    ephemeral::validate_template(&template["spec"], &spec, causes);
     pod::one_of(&template["spec"], &spec, "restartPolicy", restart_policies, causes);
     labels(&template["metadata"]["labels"], &format!("{path}.metadata.labels"), causes);
 }

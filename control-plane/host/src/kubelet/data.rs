@@ -149,7 +149,7 @@ fn references(pod: &Pod) -> BTreeSet<(Kind, String)> {
             }
         }
     }
-    for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
+    for container in pod.spec.all_containers() {
         for source in &container.env_from {
             for (kind, reference) in
                 [(Kind::ConfigMap, &source.config_map_ref), (Kind::Secret, &source.secret_ref)]

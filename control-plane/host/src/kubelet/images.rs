@@ -41,22 +41,45 @@ impl ImageError {
     }
 }
 
+/// Where a pod has its containers.
+const LISTS: [&str; 3] = ["/spec/initContainers", "/spec/containers", EPHEMERAL];
+/// Where those that it runs without.
+const EPHEMERAL: &str = "/spec/ephemeralContainers";
+
+/// The containers of one of the [`LISTS`].
+fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    pod.pointer(list).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// What its containers name as their images.
+fn references(pod: &Value) -> Vec<String> {
+    let all = LISTS.into_iter().flat_map(|list| containers(pod, list));
+    all.filter_map(|container| Some(container.get("image")?.as_str()?.to_owned())).collect()
+}
+
 /// When a pod's images are tried again.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     delay: Duration,
     until: Option<Instant>,
     failures: u32,
+    /// The images that were tried.
+    tried: Vec<String>,
 }
 
 impl Backoff {
-    /// Until when nothing is to be tried, if there is such a time.
-    pub(super) fn waits(&self) -> Option<Instant> {
-        self.until.filter(|until| *until > Instant::now())
+    /// Until when nothing is to be tried, if there is such a time. Other images than those that failed
+    /// are tried at once.
+    pub(super) fn waits(&self, pod: &Value) -> Option<Instant> {
+        self.until.filter(|until| *until > Instant::now() && self.tried == references(pod))
     }
 
     /// Notes a failure; the time of the next try.
-    pub(super) fn failed(&mut self, permanent: bool) -> Instant {
+    pub(super) fn failed(&mut self, pod: &Value, permanent: bool) -> Instant {
+        let references = references(pod);
+        if self.tried != references {
+            *self = Self { tried: references, ..Self::default() };
+        }
         self.failures += 1;
         self.delay = if permanent {
             MAX_BACKOFF
@@ -92,55 +115,81 @@ pub(super) async fn release(context: &Context, node: &str, uid: &str) {
     }
 }
 
-/// Every container's image, pinned for the pod, its layers attached to the node, by container name.
+/// The images of a pod's containers.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    /// Pinned for the pod, their layers attached to the node; by container name.
+    pub(super) there: BTreeMap<String, ContainerImage>,
+    /// Why those of ephemeral containers are not: the pod runs without them.
+    pub(super) missing: Vec<ImageError>,
+}
+
+/// Gets the images of all containers.
+///
+/// # Errors
+/// If one is not to be had that the pod cannot do without.
 pub(super) async fn ensure(
     context: &Context,
     node: &Node,
     up: &Up,
     pod: &Value,
     uid: &str,
-) -> Result<BTreeMap<String, ContainerImage>, ImageError> {
+) -> Result<Images, ImageError> {
     let owner = pin_owner(context, &node.plan.name, uid);
-    let mut images = BTreeMap::new();
-    for list in ["/spec/initContainers", "/spec/containers"] {
-        for container in pod.pointer(list).and_then(Value::as_array).into_iter().flatten() {
-            let text = |field: &str| container.get(field).and_then(Value::as_str);
-            let name = text("name").unwrap_or_default();
-            let reference = text("image").unwrap_or_default();
-            let failed = |kind, problem: String| ImageError {
-                container: name.to_owned(),
-                image: reference.to_owned(),
-                kind,
-                problem,
-            };
-            let policy = Policy::of(text("imagePullPolicy"), reference);
-            let image = obtain(context, pod, reference, policy)
-                .await
-                .map_err(|(kind, problem)| failed(kind, problem))?;
-            // It may have been removed in this moment: then the next try pulls it.
-            let pinned = context.host.images.pin(image.id, &owner).await;
-            pinned.map_err(|error| failed(Kind::Pull, error.to_string()))?;
-            let mut layers = Vec::with_capacity(image.layers.len());
-            for layer in &image.layers {
-                let digest = layer.diff_id.to_string();
-                let partition = node
-                    .attach_layer(up, &digest, &layer.path, layer.size)
-                    .await
-                    .map_err(|error| failed(Kind::Attach, error.message))?;
-                layers.push(partition);
+    let mut images = Images::default();
+    for list in LISTS {
+        for container in containers(pod, list) {
+            match ensure_one(context, node, up, pod, container, &owner).await {
+                Ok((name, image)) => drop(images.there.insert(name, image)),
+                Err(error) if list == EPHEMERAL => images.missing.push(error),
+                Err(error) => return Err(error),
             }
-            images.insert(
-                name.to_owned(),
-                ContainerImage {
-                    reference: reference.to_owned(),
-                    id: image.id.to_string(),
-                    layers,
-                    config: image.config,
-                },
-            );
         }
     }
     Ok(images)
+}
+
+/// A container's name and image.
+async fn ensure_one(
+    context: &Context,
+    node: &Node,
+    up: &Up,
+    pod: &Value,
+    container: &Value,
+    owner: &str,
+) -> Result<(String, ContainerImage), ImageError> {
+    let text = |field: &str| container.get(field).and_then(Value::as_str);
+    let name = text("name").unwrap_or_default();
+    let reference = text("image").unwrap_or_default();
+    let failed = |kind, problem: String| ImageError {
+        container: name.to_owned(),
+        image: reference.to_owned(),
+        kind,
+        problem,
+    };
+    let policy = Policy::of(text("imagePullPolicy"), reference);
+    let image = obtain(context, pod, reference, policy)
+        .await
+        .map_err(|(kind, problem)| failed(kind, problem))?;
+    // It may have been removed in this moment: then the next try pulls it.
+    let pinned = context.host.images.pin(image.id, owner).await;
+    pinned.map_err(|error| failed(Kind::Pull, error.to_string()))?;
+    let mut layers = Vec::with_capacity(image.layers.len());
+    for layer in &image.layers {
+        let digest = layer.diff_id.to_string();
+        let partition = node
+            .attach_layer(up, &digest, &layer.path, layer.size)
+            .await
+            .map_err(|error| failed(Kind::Attach, error.message))?;
+        layers.push(partition);
+    }
+    let image = ContainerImage {
+        reference: reference.to_owned(),
+        id: image.id.to_string(),
+        layers,
+        config: image.config,
+    };
+    Ok((name.to_owned(), image))
 }
 
 /// `v1.PullPolicy`.
@@ -212,6 +261,8 @@ async fn obtain(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -233,16 +284,19 @@ mod tests {
             kind: Kind::Pull,
             problem: "no".into(),
         };
+        let pod = json!({"spec": {"containers": [{"name": "c", "image": "i"}]}});
         let mut backoff = Backoff::default();
-        assert!(backoff.waits().is_none());
+        assert!(backoff.waits(&pod).is_none());
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
-            let until = backoff.failed(false);
+            let until = backoff.failed(&pod, false);
             assert_eq!((until - Instant::now()).as_secs(), seconds);
-            assert_eq!(backoff.waits(), Some(until));
+            assert_eq!(backoff.waits(&pod), Some(until));
         }
         assert_eq!(backoff.reason(&error), "ImagePullBackOff");
-        let mut backoff = Backoff::default();
-        backoff.failed(false);
+        let mut mended = pod;
+        mended["spec"]["ephemeralContainers"] = json!([{"name": "d", "image": "j"}]);
+        assert!(backoff.waits(&mended).is_none());
+        backoff.failed(&mended, false);
         assert_eq!(backoff.reason(&error), "ErrImagePull");
     }
 }

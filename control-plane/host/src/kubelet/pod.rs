@@ -2,6 +2,7 @@
 //! ends it.
 
 mod apply;
+mod ephemeral;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub(super) async fn run(
         pull: images::Backoff::default(),
         tokens: data::Tokens::default(),
         problem: None,
+        missing: Vec::new(),
         removing: false,
     };
     worker.run().await;
@@ -105,6 +107,9 @@ struct Worker {
     tokens: data::Tokens,
     /// Why the pod's volumes cannot be filled, as last told.
     problem: Option<data::Problem>,
+    /// The statuses of ephemeral containers that no agent was given: their images are not there, or they
+    /// would be refused.
+    missing: Vec<Value>,
     removing: bool,
 }
 
@@ -209,7 +214,7 @@ impl Worker {
     /// Brings the agent's status to the API and tells of what happened to containers.
     async fn note(&mut self, object: &Value, now: &PodStatus) {
         let ip = self.address().ok();
-        let patch = status::patch(object, now, self.node.plan.link.ip(), ip);
+        let patch = status::patch(object, now, &self.missing, self.node.plan.link.ip(), ip);
         if self.previous.as_ref() != Some(now) {
             for (kind, reason, message) in status::news(self.previous.as_ref(), now) {
                 events::pod(&self.context, object, kind, reason, &message);

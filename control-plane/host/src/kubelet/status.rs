@@ -8,10 +8,12 @@ use bulkhead_agent_protocol::PodStatus;
 use bulkhead_agent_protocol::status::{ContainerStatus, PodPhase};
 use serde_json::{Value, json};
 
-/// An agent's status as the API has it.
+/// An agent's status as the API has it, with the statuses of ephemeral containers that it was not
+/// given yet.
 pub(super) fn patch(
     object: &Value,
     status: &PodStatus,
+    missing: &[Value],
     host_ip: Ipv4Addr,
     pod_ip: Option<Ipv4Addr>,
 ) -> Value {
@@ -24,6 +26,10 @@ pub(super) fn patch(
         }
         if let Some(Value::Array(of_agent)) = fields.remove("conditions") {
             fields.insert("conditions".into(), merged(object, of_agent).into());
+        }
+        if !missing.is_empty() {
+            let there = fields.entry("ephemeralContainerStatuses").or_insert_with(|| json!([]));
+            there.as_array_mut().into_iter().for_each(|there| there.extend_from_slice(missing));
         }
         fields.insert("hostIP".into(), host_ip.to_string().into());
         fields.insert("hostIPs".into(), json!([{"ip": host_ip.to_string()}]));
@@ -99,6 +105,19 @@ pub(super) fn failed(object: &Value, reason: &str, message: &str) -> Value {
         "startTime": object.pointer("/status/startTime").cloned().unwrap_or_else(|| now().into()),
         "conditions": [scheduled(object)],
     }})
+}
+
+/// An ephemeral container that waits for `reason`.
+pub(super) fn ephemeral(container: &str, image: &str, reason: &str, message: &str) -> Value {
+    json!({
+        "name": container,
+        "image": image,
+        "imageID": "",
+        "ready": false,
+        "restartCount": 0,
+        "state": {"waiting": {"reason": reason, "message": message}},
+        "lastState": {},
+    })
 }
 
 /// A pod one of whose containers, `container`, waits for `reason`, and the others with it.
@@ -203,7 +222,8 @@ pub(super) fn news(
     now: &PodStatus,
 ) -> Vec<(&'static str, &'static str, String)> {
     let all = |status: &PodStatus| -> Vec<ContainerStatus> {
-        status.init_container_statuses.iter().chain(&status.container_statuses).cloned().collect()
+        let planned = status.init_container_statuses.iter().chain(&status.container_statuses);
+        planned.chain(&status.ephemeral_container_statuses).cloned().collect()
     };
     let old = before.map(all).unwrap_or_default();
     let mut news = Vec::new();
@@ -253,6 +273,14 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_its_image_is_told_beside_what_runs() {
+        let waits = ephemeral("d", "none", "ErrImagePull", "no such image");
+        let ip = Ipv4Addr::new(10, 88, 0, 1);
+        let patch = patch(&pod(), &PodStatus::default(), std::slice::from_ref(&waits), ip, None);
+        assert_eq!(patch["status"]["ephemeralContainerStatuses"], json!([waits]));
+    }
+
+    #[test]
     fn the_schedulers_condition_survives_the_agents() {
         let agent: PodStatus = serde_json::from_value(json!({
             "uid": "u", "phase": "Running",
@@ -260,7 +288,7 @@ mod tests {
         }))
         .unwrap();
         let ip = Ipv4Addr::new(10, 244, 1, 1);
-        let patch = patch(&pod(), &agent, Ipv4Addr::new(10, 88, 0, 1), Some(ip));
+        let patch = patch(&pod(), &agent, &[], Ipv4Addr::new(10, 88, 0, 1), Some(ip));
         let status = &patch["status"];
         assert_eq!(status["conditions"][0]["lastTransitionTime"], "then");
         assert_eq!(status["conditions"][1]["type"], "Ready");

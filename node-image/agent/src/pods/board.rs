@@ -11,10 +11,38 @@ use bulkhead_agent_protocol::{
 use super::{hub::Hub, resources::QosClass};
 use crate::clock;
 
-/// Which list of the pod a container is in.
+/// A list of a pod's containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum List {
+    Init,
+    Main,
+    Ephemeral,
+}
+
+impl List {
+    /// Its statuses.
+    fn of(self, status: &PodStatus) -> &Vec<ContainerStatus> {
+        match self {
+            Self::Init => &status.init_container_statuses,
+            Self::Main => &status.container_statuses,
+            Self::Ephemeral => &status.ephemeral_container_statuses,
+        }
+    }
+
+    /// As [`of`](Self::of), to change them.
+    fn of_mut(self, status: &mut PodStatus) -> &mut Vec<ContainerStatus> {
+        match self {
+            Self::Init => &mut status.init_container_statuses,
+            Self::Main => &mut status.container_statuses,
+            Self::Ephemeral => &mut status.ephemeral_container_statuses,
+        }
+    }
+}
+
+/// Which container of the pod one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    pub(crate) init: bool,
+    pub(crate) list: List,
     pub(crate) index: usize,
 }
 
@@ -33,34 +61,37 @@ impl Board {
         image_of: &dyn Fn(&str) -> (String, String),
         previous: Option<&PodStatus>,
     ) -> Self {
-        let fresh = |container: &Container, init: bool| {
-            let (image, image_id) = image_of(&container.name);
-            let before = previous.and_then(|status| {
-                let list =
-                    if init { &status.init_container_statuses } else { &status.container_statuses };
-                list.iter().find(|status| status.name == container.name)
-            });
+        let fresh = |container: &Container, list: List| {
+            let image = image_of(&container.name);
+            let mut before = previous
+                .and_then(|status| list.of(status).iter().find(|one| one.name == container.name));
             let policy = pod.spec.restart_policy;
-            if let Some(done) = before.filter(|before| !init && stays_ended(policy, before)) {
+            if let Some(done) =
+                before.filter(|before| list == List::Main && stays_ended(policy, before))
+            {
                 return done.clone();
             }
-            let ran = before.filter(|before| before.container_id.is_some());
-            let waiting = if pod.spec.init_containers.is_empty() || init {
+            before = before.filter(|before| before.container_id.is_some());
+            if list == List::Ephemeral
+                && let Some(before) = before
+            {
+                // It is not started twice.
+                return ended_with_node(before.clone());
+            }
+            let waiting = if pod.spec.init_containers.is_empty() || list != List::Main {
                 "ContainerCreating"
             } else {
                 "PodInitializing"
             };
             ContainerStatus {
-                name: container.name.clone(),
                 state: waiting_state(waiting, None),
-                last_state: ran.map(end_of_earlier_boot).unwrap_or_default(),
-                ready: false,
-                restart_count: ran.map_or(0, |before| before.restart_count + 1),
-                image,
-                image_id,
-                container_id: None,
-                started: false,
+                last_state: before.map(end_of_earlier_boot).unwrap_or_default(),
+                restart_count: before.map_or(0, |before| before.restart_count + 1),
+                ..new_status(container, image)
             }
+        };
+        let all = |containers: &[Container], list: List| -> Vec<ContainerStatus> {
+            containers.iter().map(|container| fresh(container, list)).collect()
         };
         let status = PodStatus {
             uid: pod.metadata.uid.clone(),
@@ -68,13 +99,9 @@ impl Board {
             start_time: previous
                 .and_then(|status| status.start_time.clone())
                 .or_else(|| Some(clock::now_seconds())),
-            init_container_statuses: pod
-                .spec
-                .init_containers
-                .iter()
-                .map(|c| fresh(c, true))
-                .collect(),
-            container_statuses: pod.spec.containers.iter().map(|c| fresh(c, false)).collect(),
+            init_container_statuses: all(&pod.spec.init_containers, List::Init),
+            container_statuses: all(&pod.spec.containers, List::Main),
+            ephemeral_container_statuses: all(&pod.spec.ephemeral_containers, List::Ephemeral),
             qos_class: Some(QosClass::of(&pod).name().to_owned()),
             ..PodStatus::default()
         };
@@ -101,14 +128,15 @@ impl Board {
         slot: Slot,
         change: impl FnOnce(&mut ContainerStatus) -> T,
     ) -> Option<T> {
+        self.update(|status| slot.list.of_mut(status).get_mut(slot.index).map(change))
+    }
+
+    /// Takes note of an ephemeral container that was added, with its image's reference and id.
+    pub(crate) fn add(&self, container: &Container, image: (String, String)) {
         self.update(|status| {
-            let list = if slot.init {
-                &mut status.init_container_statuses
-            } else {
-                &mut status.container_statuses
-            };
-            list.get_mut(slot.index).map(change)
-        })
+            let status = &mut status.ephemeral_container_statuses;
+            status.push(new_status(container, image));
+        });
     }
 
     /// Tells of something that happened to the pod.
@@ -214,6 +242,21 @@ impl Board {
     }
 }
 
+/// The status of a container that is about to be made.
+fn new_status(container: &Container, (image, image_id): (String, String)) -> ContainerStatus {
+    ContainerStatus {
+        name: container.name.clone(),
+        state: waiting_state("ContainerCreating", None),
+        last_state: ContainerState::default(),
+        ready: false,
+        restart_count: 0,
+        image,
+        image_id,
+        container_id: None,
+        started: false,
+    }
+}
+
 /// Whether a container that ended in an earlier boot is done with.
 fn stays_ended(policy: RestartPolicy, before: &ContainerStatus) -> bool {
     let code = before.state.terminated.as_ref().map(|end| end.exit_code);
@@ -238,16 +281,21 @@ pub(super) fn end_with_node(pod: &Pod, mut previous: PodStatus) -> Option<PodSta
     if pod.spec.restart_policy != RestartPolicy::Never || !begun {
         return None;
     }
-    for container in
-        previous.init_container_statuses.iter_mut().chain(&mut previous.container_statuses)
-    {
-        container.ready = false;
-        container.started = false;
-        if container.state.terminated.is_none() {
-            container.state = lost_with_node(container);
+    for list in [List::Init, List::Main, List::Ephemeral] {
+        for container in list.of_mut(&mut previous) {
+            *container = ended_with_node(container.clone());
         }
     }
     Some(previous)
+}
+
+fn ended_with_node(mut container: ContainerStatus) -> ContainerStatus {
+    container.ready = false;
+    container.started = false;
+    if container.state.terminated.is_none() {
+        container.state = lost_with_node(&container);
+    }
+    container
 }
 
 fn lost_with_node(container: &ContainerStatus) -> ContainerState {

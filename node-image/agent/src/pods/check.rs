@@ -75,12 +75,20 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         }
     }
     let mut names = std::collections::BTreeSet::new();
-    for (list, containers, init) in
-        [("initContainers", &spec.init_containers, true), ("containers", &spec.containers, false)]
-    {
+    for (list, containers, init) in [
+        ("initContainers", &spec.init_containers, true),
+        ("containers", &spec.containers, false),
+        ("ephemeralContainers", &spec.ephemeral_containers, false),
+    ] {
         for (index, container) in containers.iter().enumerate() {
             let at = format!("spec.{list}[{index}]");
-            container_check(pod, container, init).map_err(|why| format!("{at}.{why}"))?;
+            // One of these is refused alone, when it is about to start.
+            if list != "ephemeralContainers" {
+                container_check(pod, container, init).map_err(|why| format!("{at}.{why}"))?;
+                if container.target_container_name.is_some() {
+                    return Err(format!("{at}.targetContainerName: only of an ephemeral one"));
+                }
+            }
             if !names.insert(&container.name) {
                 return Err(format!("{at}.name: {} is used twice", container.name));
             }
@@ -90,6 +98,11 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
         }
     }
     Ok(())
+}
+
+/// Refuses an ephemeral container of a pod by the field that cannot be done.
+pub(super) fn ephemeral(pod: &Pod, container: &Container) -> Check {
+    container_check(pod, container, false)
 }
 
 fn volume_check(volume: &Volume, assignment: &PodAssignment) -> Check {

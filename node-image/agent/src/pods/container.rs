@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     action::Action,
     backoff::BackOff,
-    board::{Board, Slot, waiting_state},
+    board::{Board, List, Slot, waiting_state},
     lifecycle::DEFAULT_GRACE,
     probe::Prober,
 };
@@ -297,8 +297,8 @@ impl<R: Runtime> ContainerTask<R> {
             if status.state.terminated.is_some() && state.terminated.is_none() {
                 return;
             }
-            status.ready =
-                self.slot.init && state.terminated.as_ref().is_some_and(|end| end.exit_code == 0);
+            status.ready = self.slot.list == List::Init
+                && state.terminated.as_ref().is_some_and(|end| end.exit_code == 0);
             status.started = false;
             status.state = state;
         });

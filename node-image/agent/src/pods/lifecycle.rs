@@ -1,6 +1,6 @@
 //! The life of one pod: sandbox, init containers in order, sidecars, containers, and the way down.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, rc::Rc, time::Duration};
 
 use bulkhead_agent_protocol::{
     PodEvent,
@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use super::{
-    board::{Board, Slot, is_sidecar, waiting_state},
+    board::{Board, List, Slot, is_sidecar, waiting_state},
+    check,
     container::{ContainerTask, Live, Outcome, Stop},
     hub::Hub,
 };
@@ -37,8 +38,9 @@ struct End {
     grace: Duration,
 }
 
-/// Containers of a pod that can be spoken to, in the order init containers, containers.
-pub(crate) type Lives = Vec<(String, Rc<RefCell<Live>>)>;
+/// Containers of a pod that can be spoken to, in the order init containers, containers, ephemeral
+/// containers.
+pub(crate) type Lives = RefCell<Vec<(String, Rc<RefCell<Live>>)>>;
 
 /// What running a pod takes.
 pub(crate) struct PodTask<R> {
@@ -46,6 +48,8 @@ pub(crate) struct PodTask<R> {
     pub(crate) context: Rc<PodContext>,
     pub(crate) board: Rc<Board>,
     pub(crate) lives: Rc<Lives>,
+    /// The ephemeral containers that there are by now.
+    pub(crate) added: watch::Receiver<Vec<Container>>,
     pub(crate) hub: Rc<Hub>,
     /// Ends every container: set on removal, on shutdown and past the active deadline.
     pub(crate) stop: watch::Sender<Stop>,
@@ -61,12 +65,15 @@ struct Sidecar {
 impl<R: Runtime> PodTask<R> {
     /// Runs the pod until it is removed.
     pub(crate) async fn run(mut self) {
-        let mut sidecars = Vec::new();
+        let (mut sidecars, mut ephemeral) = (Vec::new(), Vec::new());
         {
-            let containers = self.containers(&mut sidecars);
+            let (prepared, is_prepared) = watch::channel(false);
+            let containers = self.containers(&mut sidecars, &prepared);
+            let added = self.ephemeral(&mut ephemeral, is_prepared);
             tokio::pin!(containers);
             tokio::select! {
                 () = &mut containers => {}
+                never = added => match never {},
                 end = self.must_end() => {
                     self.board.update(|status| {
                         status.phase = PodPhase::Failed;
@@ -78,7 +85,15 @@ impl<R: Runtime> PodTask<R> {
                 }
             }
         }
+        if !ephemeral.is_empty() {
+            // They look at what has ended now.
+            stop_by(&self.stop, Instant::now() + self.grace());
+        }
         self.stop_sidecars(sidecars).await;
+        for task in ephemeral {
+            // A task ends by returning: panics abort the process.
+            let _ = task.await;
+        }
         self.runtime.release_pod(&self.context).await;
         // Fails only when the pods' keeper is gone: then nobody can ask for the removal.
         if self.remove.wait_for(|remove| *remove).await.is_ok() {
@@ -132,13 +147,15 @@ impl<R: Runtime> PodTask<R> {
     }
 
     /// Sandbox, init containers, containers; returns when the last of the containers is over.
-    async fn containers(&self, sidecars: &mut Vec<Sidecar>) {
+    /// `prepared` is set when they can be started.
+    async fn containers(&self, sidecars: &mut Vec<Sidecar>, prepared: &watch::Sender<bool>) {
         if !self.sandbox().await {
             return;
         }
+        prepared.send_replace(true);
         let pod = &self.context.pod;
         for (index, container) in pod.spec.init_containers.iter().enumerate() {
-            let slot = Slot { init: true, index };
+            let slot = Slot { list: List::Init, index };
             if is_sidecar(container) {
                 let (stop, stopped) = watch::channel(None);
                 let (started, mut has_started) = watch::channel(false);
@@ -173,7 +190,7 @@ impl<R: Runtime> PodTask<R> {
             .iter()
             .enumerate()
             .map(|(index, container)| {
-                let slot = Slot { init: false, index };
+                let slot = Slot { list: List::Main, index };
                 let started = watch::Sender::new(false);
                 let stop = self.stop.subscribe();
                 let task = self.container(container, slot, pod.spec.restart_policy, stop, started);
@@ -186,6 +203,37 @@ impl<R: Runtime> PodTask<R> {
         }
     }
 
+    /// Starts ephemeral containers as they are added, once the pod `is_prepared`.
+    async fn ephemeral(
+        &self,
+        started: &mut Vec<JoinHandle<Outcome>>,
+        mut is_prepared: watch::Receiver<bool>,
+    ) -> Infallible {
+        let mut added = self.added.clone();
+        // Fails only when the pods' keeper is gone: then nobody adds any.
+        let _ = is_prepared.wait_for(|prepared| *prepared).await;
+        let mut seen = 0;
+        loop {
+            let all = added.borrow_and_update().clone();
+            for (index, container) in all.iter().enumerate().skip(seen) {
+                seen = index + 1;
+                let slot = Slot { list: List::Ephemeral, index };
+                if let Err(why) = check::ephemeral(&self.context.pod, container) {
+                    let why = waiting_state("CreateContainerConfigError", Some(why));
+                    self.board.update_container(slot, |status| status.state = why);
+                    continue;
+                }
+                let (stop, has_started) = (self.stop.subscribe(), watch::Sender::new(false));
+                let never = RestartPolicy::Never;
+                let task = self.container(container, slot, never, stop, has_started);
+                started.push(tokio::task::spawn_local(task.run()));
+            }
+            if added.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     fn container(
         &self,
         container: &Container,
@@ -194,8 +242,8 @@ impl<R: Runtime> PodTask<R> {
         stop: watch::Receiver<Stop>,
         started: watch::Sender<bool>,
     ) -> ContainerTask<R> {
-        let live = self
-            .lives
+        let lives = self.lives.borrow();
+        let live = lives
             .iter()
             .find(|(name, _)| *name == container.name)
             .map(|(_, live)| Rc::clone(live))

@@ -16,7 +16,8 @@ mod tests;
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use bulkhead_agent_protocol::{
-    AgentError, ErrorReason, Pod, PodAssignment, PodData, PodEvent, PodStatus, pod::Volume,
+    AgentError, ContainerImage, ErrorReason, Pod, PodAssignment, PodData, PodEvent, PodStatus,
+    pod::{Container, Volume},
 };
 use tokio::{
     sync::{broadcast, watch},
@@ -37,10 +38,34 @@ const MAX_PODS: usize = 512;
 
 struct Entry {
     context: Rc<PodContext>,
+    board: Rc<Board>,
     lives: Rc<Lives>,
+    /// The ephemeral containers.
+    added: watch::Sender<Vec<Container>>,
     stop: watch::Sender<Stop>,
     remove: watch::Sender<bool>,
     task: JoinHandle<()>,
+}
+
+impl Entry {
+    /// Takes note of those ephemeral containers that are new.
+    fn add(&self, containers: &[Container], mut images: BTreeMap<String, ContainerImage>) {
+        for container in containers {
+            let name = &container.name;
+            if self.added.borrow().iter().any(|known| known.name == *name) {
+                continue;
+            }
+            let image = images.remove(name);
+            self.board.add(container, image.as_ref().map(reference_and_id).unwrap_or_default());
+            self.context.images.borrow_mut().extend(image.map(|image| (name.clone(), image)));
+            self.lives.borrow_mut().push((name.clone(), Rc::default()));
+            self.added.send_modify(|all| all.push(container.clone()));
+        }
+    }
+}
+
+fn reference_and_id(image: &ContainerImage) -> (String, String) {
+    (image.reference.clone(), image.id.clone())
 }
 
 /// All pods of this node.
@@ -67,7 +92,9 @@ impl<R: Runtime> Pods<R> {
             if known.context.pod.spec != pod.spec {
                 changed(&known.context.pod, &pod)?;
             }
-            return self.refresh(&known.context, assignment.data);
+            self.refresh(&known.context, assignment.data)?;
+            known.add(&pod.spec.ephemeral_containers, assignment.images);
+            return Ok(());
         }
         if entries.len() >= MAX_PODS {
             let message = format!("the node runs {MAX_PODS} pods already");
@@ -77,21 +104,13 @@ impl<R: Runtime> Pods<R> {
         let board = Rc::new(Board::new(
             Rc::clone(&pod),
             Rc::clone(&self.hub),
-            &|name| {
-                images.get(name).map_or_else(Default::default, |image| {
-                    (image.reference.clone(), image.id.clone())
-                })
-            },
+            &|name| images.get(name).map(reference_and_id).unwrap_or_default(),
             assignment.previous.as_ref(),
         ));
-        let lives: Rc<Lives> = Rc::new(
-            pod.spec
-                .init_containers
-                .iter()
-                .chain(&pod.spec.containers)
-                .map(|container| (container.name.clone(), Rc::default()))
-                .collect(),
-        );
+        let lives =
+            pod.spec.all_containers().map(|container| (container.name.clone(), Rc::default()));
+        let lives: Rc<Lives> = Rc::new(RefCell::new(lives.collect()));
+        let added = watch::Sender::new(pod.spec.ephemeral_containers.clone());
         let (remove, removed) = watch::channel(false);
         let stop = watch::Sender::new(None);
         let over = assignment.previous.and_then(|previous| board::end_with_node(&pod, previous));
@@ -101,7 +120,7 @@ impl<R: Runtime> Pods<R> {
         }
         let context = Rc::new(PodContext {
             pod,
-            images,
+            images: RefCell::new(images),
             ip: assignment.ip,
             data: watch::Sender::new(assignment.data),
         });
@@ -110,6 +129,7 @@ impl<R: Runtime> Pods<R> {
             context: Rc::clone(&context),
             board: Rc::clone(&board),
             lives: Rc::clone(&lives),
+            added: added.subscribe(),
             hub: Rc::clone(&self.hub),
             stop: stop.clone(),
             remove: removed,
@@ -119,7 +139,7 @@ impl<R: Runtime> Pods<R> {
             task.run().await;
             all.borrow_mut().remove(&key);
         });
-        entries.insert(uid, Entry { context, lives, stop, remove, task });
+        entries.insert(uid, Entry { context, board, lives, added, stop, remove, task });
         Ok(())
     }
 
@@ -171,8 +191,8 @@ impl<R: Runtime> Pods<R> {
         let entries = self.entries.borrow();
         let not_found = |message| AgentError { reason: ErrorReason::NotFound, message };
         let entry = entries.get(uid).ok_or_else(|| not_found(format!("no pod {uid} here")))?;
-        entry
-            .lives
+        let lives = entry.lives.borrow();
+        lives
             .iter()
             .find(|(name, _)| name == container)
             .map(|(_, live)| Rc::clone(live))
@@ -198,10 +218,12 @@ impl<R: Runtime> Pods<R> {
     pub(crate) fn running(&self) -> Vec<(String, String, String, Instant)> {
         let entries = self.entries.borrow();
         let running = entries.iter().flat_map(|(uid, entry)| {
-            entry.lives.iter().filter_map(|(name, live)| {
+            let lives = entry.lives.borrow();
+            let running = lives.iter().filter_map(|(name, live)| {
                 let live = live.borrow();
                 Some((uid.clone(), name.clone(), live.id.clone()?, live.since?))
-            })
+            });
+            running.collect::<Vec<_>>()
         });
         running.collect()
     }
@@ -216,7 +238,7 @@ impl<R: Runtime> Pods<R> {
         }
         let over = |entry: &Entry| {
             entry.task.is_finished()
-                || entry.lives.iter().all(|(_, live)| live.borrow().id.is_none())
+                || entry.lives.borrow().iter().all(|(_, live)| live.borrow().id.is_none())
         };
         let last = now + grace + Duration::from_secs(5);
         while !self.entries.borrow().values().all(over) && Instant::now() < last {
@@ -234,6 +256,7 @@ impl<R: Runtime> Pods<R> {
 /// What of a running pod's object may change: what no agent acts upon.
 fn changed(known: &Pod, new: &Pod) -> Result<(), AgentError> {
     let mut same = new.spec.clone();
+    same.ephemeral_containers.clone_from(&known.spec.ephemeral_containers);
     same.tolerations.clone_from(&known.spec.tolerations);
     same.active_deadline_seconds = known.spec.active_deadline_seconds;
     same.termination_grace_period_seconds = known.spec.termination_grace_period_seconds;

@@ -1,5 +1,7 @@
 //! The rules of pods over a runtime that only counts, with time that only the tests move.
 
+mod ephemeral;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
@@ -183,7 +185,8 @@ impl Bench {
 }
 
 fn assignment(spec: Value) -> PodAssignment {
-    let lists = ["initContainers", "containers"].iter().filter_map(|list| spec[*list].as_array());
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    let lists = lists.iter().filter_map(|list| spec[*list].as_array());
     let images = lists
         .flatten()
         .map(|container| {

@@ -19,7 +19,7 @@ mod usage;
 pub(crate) mod users;
 pub(crate) mod volumes;
 
-use std::{collections::BTreeMap, future::Future, net::Ipv4Addr, pin::Pin, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, future::Future, net::Ipv4Addr, pin::Pin, rc::Rc};
 
 use bulkhead_agent_protocol::{
     ContainerImage, Pod, PodData,
@@ -33,7 +33,8 @@ use crate::{logs::LogState, pods::action::Action, streams::ContainerIo};
 #[derive(Debug)]
 pub(crate) struct PodContext {
     pub(crate) pod: Rc<Pod>,
-    pub(crate) images: BTreeMap<String, ContainerImage>,
+    /// Of each container, by name; ephemeral ones bring theirs when they are added.
+    pub(crate) images: RefCell<BTreeMap<String, ContainerImage>>,
     pub(crate) ip: Option<Ipv4Addr>,
     /// What other objects hold; the host sends it anew as it changes.
     pub(crate) data: watch::Sender<PodData>,

@@ -50,6 +50,8 @@ use crate::{
 const MAX_MESSAGE: usize = 4096;
 
 struct Record {
+    /// The pod's uid and the container's name.
+    container: (String, String),
     pid: i32,
     cgroup: Cgroup,
     stop_signal: Signal,
@@ -193,6 +195,17 @@ impl NodeRuntime {
         Ok((io, child))
     }
 
+    /// The PID namespace of a pod's running container.
+    fn processes_of(&self, uid: &str, name: &str) -> Result<PathBuf, RuntimeError> {
+        let containers = self.containers.borrow();
+        let mut of_pod = containers.values().filter(|record| record.container.0 == uid);
+        let target = of_pod.find(|record| record.container.1 == name);
+        let pid = target.map(|record| record.pid).ok_or_else(|| {
+            RuntimeError::Config(format!("the target container {name} does not run"))
+        })?;
+        Ok(PathBuf::from(format!("/proc/{pid}/ns/pid")))
+    }
+
     /// CPU time in nanoseconds and working set in bytes of a running container.
     pub(crate) fn usage(&self, id: &str) -> Option<(u64, u64)> {
         Some(self.containers.borrow().get(id)?.cgroup.usage())
@@ -205,12 +218,14 @@ impl NodeRuntime {
         container: &Container,
         id: &str,
     ) -> Result<Record, RuntimeError> {
-        let image = pod.images.get(&container.name).ok_or_else(|| {
+        let images = pod.images.borrow();
+        let image = images.get(&container.name).ok_or_else(|| {
             RuntimeError::Config(format!("no image was sent for container {}", container.name))
         })?;
         let bundle = self.directories.run.join("bundles").join(id);
         let writable = self.directories.pod_data(pod.uid()).join("containers").join(id);
         let mut record = Record {
+            container: (pod.uid().to_owned(), container.name.clone()),
             pid: 0,
             cgroup: Cgroup::container(pod.uid(), id),
             stop_signal: stop_signal(image.config.stop_signal.as_deref())?,
@@ -314,8 +329,12 @@ impl NodeRuntime {
             bpf::restrict_devices(cgroup.path()).map_err(failed("restrict devices"))?;
         }
         let sandbox = self.sandbox(pod);
-        let namespaces = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")]
-            .map(|(k, f)| (k, sandbox.namespace(f)));
+        let mut namespaces = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")]
+            .map(|(k, f)| (k, sandbox.namespace(f)))
+            .to_vec();
+        if let Some(target) = given(&container.target_container_name) {
+            namespaces.push(("pid", self.processes_of(uid, &target)?));
+        }
         let granted = capabilities::of(&context);
         let below_root = cgroup.below_root();
         let input = SpecInput {

@@ -19,7 +19,7 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) capabilities: &'a [String],
     pub(crate) oom_score_adj: i32,
     pub(crate) cgroup: &'a str,
-    /// The pod's namespaces: kind and path.
+    /// The namespaces that it joins, those of its pod: kind and path.
     pub(crate) namespaces: &'a [(&'static str, PathBuf)],
     /// What is bound into it: from, to, read-only.
     pub(crate) binds: &'a [(PathBuf, String, bool)],
@@ -95,8 +95,9 @@ pub(crate) fn container(input: &SpecInput<'_>, process: Value) -> Value {
         let mode = if *read_only { "ro" } else { "rw" };
         mounts.push(mount(&from.display().to_string(), to, "bind", &["rbind", "rprivate", mode]));
     }
-    let mut namespaces: Vec<Value> =
-        ["pid", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
+    let joined = |kind: &str| input.namespaces.iter().any(|(joined, _)| *joined == kind);
+    let own = ["pid", "mount", "cgroup"].into_iter().filter(|kind| !joined(kind));
+    let mut namespaces: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
     namespaces
         .extend(input.namespaces.iter().map(|(kind, path)| json!({"type": kind, "path": path})));
     let (masked, read_only): (&[&str], &[&str]) =

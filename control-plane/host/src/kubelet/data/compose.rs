@@ -42,7 +42,7 @@ pub(super) fn compose(
             files.into_iter().map(|file| (file.path.clone(), file)).collect();
         data.volumes.insert(volume.name.clone(), by_path.into_values().collect());
     }
-    for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
+    for container in pod.spec.all_containers() {
         let environment = filler.environment(container);
         if environment != ContainerEnvironment::default() {
             data.environment.insert(container.name.clone(), environment);

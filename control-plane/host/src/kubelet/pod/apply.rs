@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bulkhead_agent_protocol::client::{AgentClient, ClientError};
 use bulkhead_agent_protocol::downward::Surroundings;
-use bulkhead_agent_protocol::{ContainerImage, ErrorReason, Pod, PodAssignment, PodData};
+use bulkhead_agent_protocol::{ContainerImage, ErrorReason, PodAssignment, PodData};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Next, RETRY, Worker, path};
+use super::{Next, RETRY, Worker, ephemeral, path};
 use crate::kubelet::{data, events, images, resolver, services, status};
 use crate::vm::Up;
 
@@ -57,11 +57,11 @@ impl Worker {
         {
             return self.refresh(object, up).await;
         }
-        if let Some(time) = self.pull.waits() {
+        if let Some(time) = self.pull.waits(object) {
             return Next::Until(time);
         }
-        let pod = match Pod::parse(object) {
-            Ok(pod) => pod,
+        let ephemeral::Read { pod, object: readable, refused } = match ephemeral::read(object) {
+            Ok(read) => read,
             Err(error) => return self.refuse(object, up, essence, &error.message).await,
         };
         if let Some(message) = services::refused(object, self.node.plan.link.ip()) {
@@ -79,7 +79,7 @@ impl Worker {
                     .pointer("/metadata/deletionTimestamp")
                     .is_some_and(|t| !t.is_null())
         });
-        let images = images::ensure(&self.context, &self.node, up, object, &self.uid);
+        let images = images::ensure(&self.context, &self.node, up, &readable, &self.uid);
         let resolved = data::resolve(&self.context.kube, &pod, around, &mut self.tokens);
         // Nothing of a pod starts before NetworkPolicies decide about its address.
         let let_in =
@@ -94,17 +94,19 @@ impl Worker {
             Ok(images) => images,
             Err(error) => return self.without_image(object, &error).await,
         };
-        self.pull = images::Backoff::default();
+        let retry = self.without_ephemeral(object, refused, &images.missing).await;
         let mut resolved = match resolved {
             Ok(resolved) => resolved,
             Err(problem) => return self.without_data(object, problem).await,
         };
         self.problem = None;
         resolved.data.resolv_conf = resolver::of(&pod);
-        let given = Given { images, data: resolved.data, until: resolved.until };
+        let given = Given { images: images.there, data: resolved.data, until: resolved.until };
         match self.send(object, around, agent, &given).await {
             Ok(()) => {
-                let until = given.until;
+                // What is not all there is given again.
+                let essence = if retry.is_some() { Value::Null } else { essence };
+                let until = retry.or(given.until);
                 self.applied = Some(Applied { up: Arc::clone(up), essence, given: Some(given) });
                 until.map_or(Next::Wait, Next::Until)
             }
@@ -132,10 +134,10 @@ impl Worker {
         }
         let retry = Instant::now() + RETRY;
         given.until = Some(retry);
-        let (Ok(pod), Ok(around)) = (Pod::parse(object), self.surroundings(up)) else {
+        let (Ok(read), Ok(around)) = (ephemeral::read(object), self.surroundings(up)) else {
             return (given, Next::Until(retry));
         };
-        match data::resolve(&self.context.kube, &pod, around, &mut self.tokens).await {
+        match data::resolve(&self.context.kube, &read.pod, around, &mut self.tokens).await {
             Ok(mut resolved) => {
                 resolved.data.resolv_conf.clone_from(&given.data.resolv_conf);
                 if resolved.data != given.data {
@@ -175,7 +177,7 @@ impl Worker {
     ) -> Result<(), Refused> {
         let later = |error: ClientError| Refused::ForNow(error.to_string());
         let assignment = PodAssignment {
-            pod: object.clone(),
+            pod: ephemeral::with_images(object, &given.images),
             images: given.images.clone(),
             ip: around.pod_ip,
             data: given.data.clone(),
@@ -205,7 +207,7 @@ impl Worker {
     }
 
     async fn without_image(&mut self, object: &Value, error: &images::ImageError) -> Next {
-        let time = self.pull.failed(error.is_permanent());
+        let time = self.pull.failed(object, error.is_permanent());
         let reason = self.pull.reason(error);
         if reason == "ImagePullBackOff" {
             let message = format!("Back-off pulling image {:?}: {error}", error.image);
@@ -214,6 +216,32 @@ impl Worker {
         let patch = status::waiting(object, &error.container, reason, &error.to_string());
         self.write(object, patch).await;
         Next::Until(time)
+    }
+
+    /// Tells of ephemeral containers that are not there, since an agent would have `refused` them or
+    /// their images are `missing`: until when the others wait for the latter.
+    async fn without_ephemeral(
+        &mut self,
+        object: &Value,
+        refused: Vec<Value>,
+        missing: &[images::ImageError],
+    ) -> Option<Instant> {
+        let before = std::mem::replace(&mut self.missing, refused);
+        let mut until = None;
+        match missing.first() {
+            Some(first) => until = Some(self.pull.failed(object, first.is_permanent())),
+            None => self.pull = images::Backoff::default(),
+        }
+        for error in missing {
+            let (reason, why) = (self.pull.reason(error), error.to_string());
+            self.missing.push(status::ephemeral(&error.container, &error.image, reason, &why));
+        }
+        if self.missing != before
+            && let Some(last) = self.previous.clone()
+        {
+            self.note(object, &last).await;
+        }
+        until
     }
 
     async fn without_data(&mut self, object: &Value, problem: data::Problem) -> Next {
