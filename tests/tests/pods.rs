@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, PortForward, Registry, until};
+use bulkhead_tests::{Home, PortForward, Registry, Terminal, until};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "localhost/busybox:test";
@@ -285,4 +285,59 @@ fn an_attached_client_speaks_with_the_containers_own_process() {
     let ended = kubectl.wait_phase("web", "Failed");
     assert_eq!(terminated(&ended)["exitCode"], 3, "{ended:#}");
     assert_eq!(kubectl.run(&["logs", "web"]).ok(), "got hello\ngot again\n");
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_pod_that_runs_is_debugged() {
+    let home = Home::new();
+    let cluster = home.cluster("debug", 1);
+    cluster.load_busybox();
+    let kubectl = cluster.kubectl();
+    let command = json!({"command": ["sh", "-c", "echo secret >/tmp/mine; exec sleep 4321"]});
+    kubectl.apply(&pod("web", command, json!({})));
+    kubectl.wait_phase("web", "Running");
+
+    // A shell that sees the container's processes, and its files by them.
+    let image = format!("--image={IMAGE}");
+    let shell = ["debug", "-it", "web", &image, "--image-pull-policy=IfNotPresent"];
+    let shell = [&shell[..], &["--target=c", "-c", "look", "--", "sh"]].concat();
+    let shell = Terminal::run(&kubectl.command(&shell));
+    // What it says before the client is attached is not heard.
+    shell.shows("press");
+    shell.types("\r");
+    shell.shows(" # ");
+    shell.types("ps | grep 432[1]; cat /proc/1/root/tmp/mine | rev\r");
+    shell.shows("sleep 4321");
+    shell.shows("terces");
+    shell.types("exit 3\r");
+    // Which exit status this has differs between kubectl's versions.
+    let _ = shell.ended();
+
+    let status = |pod: &Value, name: &str| {
+        let all = pod["status"]["ephemeralContainerStatuses"].as_array().cloned();
+        all.into_iter().flatten().find(|one| one["name"] == name).unwrap_or_default()
+    };
+    let ended = kubectl.wait_pod("web", "the shell's end", |pod| {
+        status(pod, "look")["state"]["terminated"]["exitCode"] == 3
+    });
+    assert_eq!(ended["status"]["phase"], "Running");
+
+    // What cannot be pulled keeps neither the pod nor another from running.
+    kubectl.run(&["debug", "web", "--image=localhost/none:1", "-c", "lost"]).ok();
+    kubectl.wait_pod("web", "an image that is not there", |pod| {
+        let reason = status(pod, "lost")["state"]["waiting"]["reason"].clone();
+        reason.as_str().is_some_and(|reason| reason.contains("ImagePull"))
+    });
+    let other = ["debug", "web", &image, "--image-pull-policy=IfNotPresent", "-c", "other", "--"];
+    kubectl.run(&[&other[..], &["sh", "-c", "echo here; exec sleep 1000"]].concat()).ok();
+    kubectl.wait_pod("web", "another container", |pod| {
+        status(pod, "other")["state"]["running"].is_object()
+    });
+    assert_eq!(kubectl.run(&["logs", "web", "-c", "other"]).ok(), "here\n");
+    assert_eq!(kubectl.run(&["exec", "web", "-c", "other", "--", "hostname"]).ok(), "web\n");
+    // It sees its own processes alone.
+    let ps = kubectl.run(&["exec", "web", "-c", "other", "--", "ps"]).ok();
+    assert!(!ps.contains("4321"), "{ps}");
+    kubectl.run(&["delete", "pod", "web", "--timeout=60s"]).ok();
 }
