@@ -1,7 +1,6 @@
-//! Over a WebSocket: `v5.channel.k8s.io` and `v4.channel.k8s.io`. Messages are binary, the first
-//! byte names the channel. v5 adds a message that closes a channel: `ff` and its number.
+//! Over a WebSocket: `v5.channel.k8s.io` and `v4.channel.k8s.io`. The first byte of a message names
+//! the channel; text is taken as its bytes, which is how some clients write. v5 adds a message that closes a channel: `ff` and its number.
 
-use base64::Engine as _;
 use bulkhead_agent_protocol::client::{StreamInput, StreamOutput};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -47,14 +46,6 @@ impl FromClient {
     }
 }
 
-/// Messages of clients that send text carry base64 behind the channel's digit.
-fn from_text(message: &str) -> Option<Vec<u8>> {
-    let (channel, data) = message.split_at_checked(1)?;
-    let mut bytes = vec![channel.parse::<u8>().ok()?];
-    bytes.extend(base64::engine::general_purpose::STANDARD.decode(data).ok()?);
-    Some(bytes)
-}
-
 fn to_client(channel: u8, bytes: &[u8]) -> Message {
     let mut message = Vec::with_capacity(bytes.len() + 1);
     message.push(channel);
@@ -69,7 +60,7 @@ pub(super) async fn run(socket: Socket, mut input: StreamInput, mut output: Stre
         while let Some(Ok(message)) = from_socket.next().await {
             let bytes = match message {
                 Message::Binary(bytes) => bytes.to_vec(),
-                Message::Text(text) => from_text(&text).unwrap_or_default(),
+                Message::Text(text) => text.as_bytes().to_vec(),
                 Message::Close(_) => return,
                 _ => continue,
             };
@@ -127,7 +118,5 @@ mod tests {
         for other in [&b""[..], b"\x04{}", b"\x04{\"Width\":1e9,\"Height\":1}", b"\x01x", b"\xff"] {
             assert_eq!(FromClient::parse(other), FromClient::Other, "{other:?}");
         }
-        assert_eq!(from_text("0aGk="), Some(b"\0hi".to_vec()));
-        assert_eq!(from_text("ä"), None);
     }
 }
