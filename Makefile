@@ -35,6 +35,10 @@ test: packages ## Everything: lint, unit, integration, end-to-end
 bench: image ## Print the table of figures, against QEMU
 	@ci/bench
 
+.PHONY: bench-net
+bench-net: image ## Print the network's figures, against QEMU
+	@ci/bench-net
+
 .PHONY: bench-api
 bench-api: packages ## Print the control plane's figures
 	@ci/bench-api

@@ -1,5 +1,6 @@
 //! A home (`$BULKHEAD_HOME`) of a test's own, and clusters in it, both gone when dropped.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -185,6 +186,29 @@ impl Cluster<'_> {
     pub fn load_busybox(&self) {
         let archive = crate::registry::busybox_archive();
         self.home.run(&["image", "load", archive.to_str().unwrap()]).ok();
+    }
+
+    /// Puts an image that `ci/make-test-images` made, as `localhost/NAME:test` and `:next`, into the
+    /// home's image store.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn load_image(&self, name: &str) {
+        let archive = setting("BULKHEAD_IMAGES").join(format!("{name}.tar"));
+        self.home.run(&["image", "load", archive.to_str().unwrap()]).ok();
+    }
+
+    /// The cluster's address as its host sees it, where node ports are open: what its uplink has.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn outside_address(&self) -> Ipv4Addr {
+        let namespace = format!("bulkhead-{}", self.name);
+        let show = ["-n", &namespace, "-o", "-4", "addr", "show", "dev", "uplink"];
+        let line = Outcome::of(Command::new("ip").args(show)).ok();
+        let address = line.split_whitespace().nth(3).and_then(|network| network.split('/').next());
+        address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("{line}"))
     }
 
     /// The monitor's process id of a node.

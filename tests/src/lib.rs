@@ -14,6 +14,7 @@
 //! | `BULKHEAD_BIN_DIR` | where `bulkhead` and its companions lie |
 //! | `BULKHEAD_KUBECTL` | the kubectl to use; older ones lie beside it |
 //! | `BULKHEAD_BUSYBOX` | what `ci/make-busybox-image` made |
+//! | `BULKHEAD_IMAGES` | what `ci/make-test-images` made |
 //! | `BULKHEAD_KERNEL`, `BULKHEAD_DEBIAN_KERNEL` | our kernel, a stock Debian cloud kernel |
 //! | `BULKHEAD_NODE_IMAGE_DIR` | what nodes boot: `vmlinux` and `root.erofs` |
 //! | `BULKHEAD_TEST_DIR` | a directory for state, on a real file system |

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::{Cluster, Home, Kubectl, Outcome, until};
+use bulkhead_tests::{Home, Kubectl, Outcome, until};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "localhost/busybox:test";
@@ -66,13 +66,6 @@ fn ip_of(kubectl: &Kubectl, pod: &str) -> String {
 
 fn run(command: &str) -> String {
     Outcome::of(Command::new("sh").args(["-euc", command])).ok()
-}
-
-/// The cluster's address as its host sees it: what its uplink has.
-fn outside_address(cluster: &Cluster<'_>) -> String {
-    let line = run(&format!("ip -n bulkhead-{} -o -4 addr show dev uplink", cluster.name));
-    let address = line.split_whitespace().nth(3).unwrap();
-    address.split('/').next().unwrap().to_owned()
 }
 
 /// A machine beside the host, gone when dropped.
@@ -169,7 +162,7 @@ fn pods_services_and_the_world_reach_each_other() {
     for at in [format!("{node}:{node_port}"), balanced.to_owned()] {
         assert_eq!(ask(&kubectl, "b", &at), ("c".to_owned(), b.clone()), "{at}");
     }
-    for at in [format!("{}:{node_port}", outside_address(&cluster)), balanced.to_owned()] {
+    for at in [format!("{}:{node_port}", cluster.outside_address()), balanced.to_owned()] {
         let answer = run(&format!("busybox timeout 10 busybox wget -qO- http://{at}/cgi-bin/who"));
         assert!(answer.starts_with("c "), "{at}: {answer}");
     }

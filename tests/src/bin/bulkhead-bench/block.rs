@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bulkhead_tests::setting;
 
-use crate::machine::{Machine, Monitor};
+use crate::machine::{Device, Machine, Monitor};
 use crate::{median, table::Table};
 
 /// Runs of each monitor; each takes four patterns of two seconds.
@@ -44,7 +44,7 @@ pub(crate) fn measure(table: &mut Table) {
 
 /// MiB per second for each pattern.
 fn run(monitor: Monitor, disk: &Path) -> [f64; 4] {
-    let mut machine = Machine::start(monitor, "disk", Some(disk));
+    let mut machine = Machine::start(monitor, "disk", Device::Disk(disk));
     let rates = PATTERNS.map(|(pattern, _)| {
         let line = machine.line(&format!("fio {pattern} "));
         let start = line.find('{').unwrap_or(0);

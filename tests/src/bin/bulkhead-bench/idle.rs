@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::machine::{Machine, Monitor};
+use crate::machine::{Device, Machine, Monitor};
 use crate::median;
 use crate::table::Table;
 
@@ -16,7 +16,7 @@ const SPANS: usize = 10;
 /// Compares monitors with an idle guest.
 pub(crate) fn measure(table: &mut Table) {
     let machines = Monitor::BOTH.map(|monitor| {
-        let mut machine = Machine::start(monitor, "idle", None);
+        let mut machine = Machine::start(monitor, "idle", Device::None);
         machine.until_init();
         machine
     });

@@ -1,7 +1,7 @@
 //! A guest under either monitor, with its console on a pipe.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,43 @@ pub(crate) enum Monitor {
     Qemu,
 }
 
+/// What a guest has besides processor and memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Device<'a> {
+    /// Nothing.
+    None,
+    /// A file as its disk, and fio.
+    Disk(&'a Path),
+    /// A tap of that name, and programs that load a network.
+    Tap(&'a str),
+}
+
+impl Device<'_> {
+    /// The initrd with the programs that try it.
+    fn initrd(self) -> PathBuf {
+        setting(match self {
+            Self::None => "BULKHEAD_BENCH_INITRD",
+            Self::Disk(_) => "BULKHEAD_BENCH_FIO_INITRD",
+            Self::Tap(..) => "BULKHEAD_BENCH_NET_INITRD",
+        })
+    }
+
+    /// Programs come with libraries that fill a small guest.
+    const fn memory(self) -> &'static str {
+        match self {
+            Self::None => "128M",
+            Self::Disk(_) => "768M",
+            Self::Tap(..) => "256M",
+        }
+    }
+}
+
 impl Monitor {
     /// Both, in the order in which they take turns.
     pub(crate) const BOTH: [Self; 2] = [Self::Bulkhead, Self::Qemu];
 
-    fn command(self, initrd: &Path, bench: &str, disk: Option<&Path>) -> Command {
+    fn command(self, bench: &str, device: Device<'_>) -> Command {
+        let (initrd, memory) = (device.initrd(), device.memory());
         let kernel = setting("BULKHEAD_KERNEL");
         // A microvm has no keyboard controller: QEMU's manual recommends a reset by triple fault, and
         // without the parameter the guest's way there takes some 20 s here.
@@ -33,15 +65,15 @@ impl Monitor {
              i8042.dumbkbd swiotlb=noforce noreplace-smp rcupdate.rcu_expedited=1 \
              tsc=nowatchdog sysctl.vm.compaction_proactiveness=0 bench={bench}"
         );
-        // fio comes with libraries that fill a small guest.
-        let memory = if disk.is_some() { "768M" } else { "128M" };
         match self {
             Self::Bulkhead => {
                 let mut command = Command::new(setting("BULKHEAD_BIN_DIR").join("bulkhead-vmm"));
                 command.args(["run", "--memory", memory, "--cpus", "1", "--cmdline", &cmdline]);
                 command.arg("--kernel").arg(kernel).arg("--initrd").arg(initrd);
-                if let Some(disk) = disk {
-                    command.arg("--disk").arg(disk);
+                match device {
+                    Device::None => {}
+                    Device::Disk(disk) => drop(command.arg("--disk").arg(disk)),
+                    Device::Tap(tap) => drop(command.args(["--tap", tap])),
                 }
                 command
             }
@@ -53,12 +85,20 @@ impl Monitor {
                 command.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]);
                 command.args(["-serial", "stdio", "-append", &cmdline]);
                 command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-                if let Some(disk) = disk {
-                    let drive = format!(
-                        "id=d,file={},format=raw,if=none,cache=none,aio=io_uring",
-                        disk.display()
-                    );
-                    command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=d"]);
+                match device {
+                    Device::None => {}
+                    Device::Disk(disk) => {
+                        let drive = format!(
+                            "id=d,file={},format=raw,if=none,cache=none,aio=io_uring",
+                            disk.display()
+                        );
+                        command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=d"]);
+                    }
+                    Device::Tap(tap) => {
+                        let link =
+                            format!("tap,id=n,ifname={tap},script=no,downscript=no,vhost=off");
+                        command.args(["-netdev", &link, "-device", "virtio-net-device,netdev=n"]);
+                    }
                 }
                 command
             }
@@ -75,13 +115,8 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Starts a guest whose init is asked for `bench`.
-    pub(crate) fn start(monitor: Monitor, bench: &str, disk: Option<&Path>) -> Self {
-        let initrd = setting(if disk.is_some() {
-            "BULKHEAD_BENCH_FIO_INITRD"
-        } else {
-            "BULKHEAD_BENCH_INITRD"
-        });
-        let mut command = monitor.command(&initrd, bench, disk);
+    pub(crate) fn start(monitor: Monitor, bench: &str, device: Device<'_>) -> Self {
+        let mut command = monitor.command(bench, device);
         let log = std::fs::File::create(std::env::temp_dir().join(format!("{monitor:?}.stderr")))
             .unwrap();
         let started = Instant::now();

@@ -4,7 +4,8 @@
 //! median of its runs, and what counts is the ratio. Below the table stands which memory this host
 //! gives huge pages: much of a boot's time depends on it. `ci/bench` prepares the files and sets the
 //! environment; in a place without usable KVM it starts this inside an emulated host. Arguments
-//! select parts (`boot memory idle block node`); without any, all are measured.
+//! select parts (`boot memory idle block node net`); without any, all but the network are measured,
+//! which has a table of its own (`ci/bench-net`).
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod boot;
 mod idle;
 mod machine;
 mod memory;
+mod net;
 mod node;
 mod table;
 
@@ -21,7 +23,7 @@ use std::process::ExitCode;
 use table::Table;
 
 /// What can be measured.
-const PARTS: [&str; 5] = ["boot", "memory", "idle", "block", "node"];
+const PARTS: [&str; 6] = ["boot", "memory", "idle", "block", "node", "net"];
 
 fn main() -> ExitCode {
     let runs = std::env::var("BULKHEAD_BENCH_RUNS").ok().and_then(|text| text.parse().ok());
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
     if wanted("block") {
         eprintln!("block: {} runs of each", block::RUNS);
         block::measure(&mut table);
+    }
+    if parts.iter().any(|part| part == "net") {
+        eprintln!("network: {runs} rounds");
+        net::measure(runs, &mut table);
     }
     print!("{table}");
     println!("\n{}", huge_pages());

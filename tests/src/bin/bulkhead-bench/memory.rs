@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::machine::{Machine, Monitor};
+use crate::machine::{Device, Machine, Monitor};
 use crate::table::Table;
 
 /// Compares monitors with an idle guest.
 pub(crate) fn measure(table: &mut Table) {
     let [ours, peer] = Monitor::BOTH.map(|monitor| {
-        let mut machine = Machine::start(monitor, "idle", None);
+        let mut machine = Machine::start(monitor, "idle", Device::None);
         machine.until_init();
         std::thread::sleep(Duration::from_secs(2));
         Overhead::of(machine.pid())

@@ -1,0 +1,200 @@
+//! The network between nodes: pods on two of them against two guests of QEMU's on a bridge; what a
+//! Service adds; and what Services cost as their number grows.
+
+use std::process::Command;
+use std::time::Duration;
+
+use bulkhead_tests::{Home, Kubectl, Outcome, setting, until};
+use serde_json::{Value, json};
+
+use crate::machine::{Device, Machine, Monitor};
+use crate::{median, table::Table};
+
+/// What one side did in one round.
+struct Round {
+    /// Mbit/s that arrived.
+    rate: f64,
+    /// Microseconds there and back.
+    latency: f64,
+}
+
+/// Compares pods with guests of either monitor on a bridge, and pods with and without a Service, in so
+/// many rounds, in each of which every side takes its turn.
+pub(crate) fn measure(rounds: usize, table: &mut Table) {
+    let home = Home::new();
+    let cluster = home.cluster("net", 2);
+    cluster.load_image("nettools");
+    let pods = Pods::start(cluster.kubectl());
+    let bridge = Bridge::new();
+    let mut sides = [const { (Vec::new(), Vec::new()) }; 3];
+    let (mut direct, mut service) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let turns = [pods.round(), bridge.round(Monitor::Qemu), bridge.round(Monitor::Bulkhead)];
+        for (side, round) in sides.iter_mut().zip(turns) {
+            side.0.push(round.rate);
+            side.1.push(round.latency);
+        }
+        // Who is first changes: a long run warms its second half.
+        let (pod, hop) = (pods.address.as_str(), pods.service.as_str());
+        let turns = if round % 2 == 0 { [pod, hop] } else { [hop, pod] };
+        for turn in turns {
+            let latency = pods.latency(turn);
+            if turn == pod { direct.push(latency) } else { service.push(latency) }
+        }
+    }
+    let [ours, qemu, wire] = sides.map(|(rate, latency)| (median(rate), median(latency)));
+    table.ratio("iperf3 TCP, pods on two nodes; QEMU's guests", ours.0, qemu.0, "Mbit/s", "≥ 1");
+    table.ratio("sockperf TCP, there and back, the same", ours.1, qemu.1, "µs", "≤ 1");
+    table.ratio("iperf3 TCP, guests of both on one bridge", wire.0, qemu.0, "Mbit/s", "–");
+    table.ratio("sockperf TCP, there and back, the same", wire.1, qemu.1, "µs", "–");
+    let (service, direct) = (median(service), median(direct));
+    table.ratio("sockperf TCP, by a Service; by the pod's address", service, direct, "µs", "≤ 1.1");
+    scale(table);
+}
+
+/// Pods with the programs on two nodes.
+struct Pods {
+    kubectl: Kubectl,
+    /// The server's address.
+    address: String,
+    /// That of its Service.
+    service: String,
+}
+
+impl Pods {
+    fn start(kubectl: Kubectl) -> Self {
+        let pod = |name: &str, node: &str, script: &str| {
+            kubectl.apply(&json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": {"name": name}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "nodeSelector": {"kubernetes.io/hostname": node},
+                    "containers": [{
+                        "name": "c", "image": "localhost/nettools:test",
+                        "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", script],
+                    }],
+                },
+            }));
+        };
+        pod("server", "net-1", "iperf3 -s & exec sockperf server --tcp -i 0.0.0.0");
+        pod("client", "net-2", "exec sleep 1000000");
+        kubectl.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "server"},
+            "spec": {"selector": {"name": "server"}, "ports": [{"port": 11111}]},
+        }));
+        kubectl.wait_phase("client", "Running");
+        let server = kubectl.wait_phase("server", "Running");
+        let service = kubectl.run(&["get", "service", "server", "-o", "json"]).json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (address, service) =
+            (text(&server["status"]["podIP"]), text(&service["spec"]["clusterIP"]));
+        let pods = Self { kubectl, address, service };
+        for address in [&pods.address, &pods.service] {
+            until("the server answers", Duration::from_secs(60), || {
+                let ask = ["sockperf", "ping-pong", "--tcp", "-i", address, "-t", "1"];
+                let outcome = pods.exec(&ask);
+                if outcome.code == 0 { Ok(()) } else { Err(outcome.to_string()) }
+            });
+        }
+        pods
+    }
+
+    fn exec(&self, command: &[&str]) -> Outcome {
+        self.kubectl.run(&[&["exec", "client", "--"], command].concat())
+    }
+
+    fn round(&self) -> Round {
+        let rate = rate(&self.exec(&["iperf3", "-c", &self.address, "-t", "3", "-J"]).ok());
+        Round { rate, latency: self.latency(&self.address) }
+    }
+
+    fn latency(&self, address: &str) -> f64 {
+        let ping_pong = ["sockperf", "ping-pong", "--tcp", "-i", address, "-t", "3"];
+        latency(&self.exec(&ping_pong).ok())
+    }
+}
+
+/// A bridge with two taps, gone when dropped.
+struct Bridge;
+
+const TAPS: [&str; 2] = ["bench-tap1", "bench-tap2"];
+
+impl Bridge {
+    fn new() -> Self {
+        ip("link add bench-bridge type bridge");
+        for tap in TAPS {
+            ip(&format!("tuntap add {tap} mode tap vnet_hdr"));
+            ip(&format!("link set {tap} master bench-bridge up"));
+        }
+        ip("link set bench-bridge up");
+        Self
+    }
+
+    /// Boots two guests, and has one ask the other.
+    fn round(&self, monitor: Monitor) -> Round {
+        let [one, two] = TAPS.map(Device::Tap);
+        let mut server = Machine::start(monitor, "net-server", one);
+        server.line("net-server");
+        let mut client = Machine::start(monitor, "net-client", two);
+        let rate = rate(&client.line("iperf3 "));
+        let latency = latency(&client.line("sockperf "));
+        client.wait();
+        Round { rate, latency }
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        for link in ["bench-tap1", "bench-tap2", "bench-bridge"] {
+            drop(Outcome::of(Command::new("ip").args(["link", "delete", link])));
+        }
+    }
+}
+
+fn ip(arguments: &str) {
+    Outcome::of(Command::new("ip").args(arguments.split(' '))).ok();
+}
+
+/// Mbit/s that arrived, of what `iperf3 -J` says.
+fn rate(said: &str) -> f64 {
+    let json = said.find('{').map_or(said, |start| &said[start..]);
+    let report: Value =
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("iperf3: {error}: {said}"));
+    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    bits.unwrap_or_else(|| panic!("iperf3: {said}")) / 1e6
+}
+
+/// Microseconds there and back, of what sockperf says of one way.
+fn latency(said: &str) -> f64 {
+    let (_, rest) = said.split_once("Latency is ").unwrap_or_else(|| panic!("sockperf: {said}"));
+    let one_way = rest.split_whitespace().next().and_then(|number| number.parse::<f64>().ok());
+    2.0 * one_way.unwrap_or_else(|| panic!("sockperf: {said}"))
+}
+
+/// What an example of the network's own measures over real rules, without guests.
+fn scale(table: &mut Table) {
+    let said = Outcome::of(&mut Command::new(setting("BULKHEAD_BENCH_SCALE"))).ok();
+    // Services, endpoints of each, then numbers and their units: all loaded, a change, a first packet.
+    let of_services = said.lines().take_while(|line| !line.starts_with("policies"));
+    let rows = of_services.filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |at: usize| words.get(at)?.parse::<f64>().ok();
+        Some((number(0)?, number(4)?, number(6)?))
+    });
+    let rows: Vec<_> = rows.collect();
+    let [few, many] = rows.as_slice() else { panic!("the example said {said}") };
+    let change = format!("{:.1} ms", many.1);
+    table.row(
+        &format!("one endpoint's change among {} Services with 10 each", many.0),
+        change.clone(),
+        "–".into(),
+        change,
+        "≤ 50 ms",
+    );
+    let figure = format!("a connection's first packet, among {} Services; {}", many.0, few.0);
+    table.ratio(&figure, many.2, few.2, "µs", "≤ 1.1");
+}
