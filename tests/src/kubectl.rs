@@ -57,6 +57,15 @@ impl Kubectl {
     /// If that fails.
     #[track_caller]
     pub fn apply(&self, object: &Value) {
+        self.apply_text(&object.to_string());
+    }
+
+    /// `kubectl apply -f -` of a manifest.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn apply_text(&self, manifest: &str) {
         let mut child = self
             .command(&["apply", "-f", "-"])
             .stdin(Stdio::piped())
@@ -65,7 +74,7 @@ impl Kubectl {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(object.to_string().as_bytes()).unwrap();
+        stdin.write_all(manifest.as_bytes()).unwrap();
         drop(stdin);
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "kubectl apply: {output:?}");

@@ -25,6 +25,7 @@ pub mod home;
 pub mod image;
 pub mod initrd;
 pub mod kubectl;
+pub mod load;
 pub mod output;
 pub mod port_forward;
 pub mod registry;
