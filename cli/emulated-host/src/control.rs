@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use crate::spec::{Event, Request};
 
+/// The longest that a machine may take from QEMU's start to its service's or command's.
+pub(crate) const BOOT_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Connects to the unix socket `name` in `directory`, whose path may exceed the 107 bytes that a
 /// socket's address has room for.
 pub(crate) fn connect(directory: &Path, name: &str) -> io::Result<UnixStream> {
@@ -36,7 +39,7 @@ impl Control {
         self.reader.get_ref().set_read_timeout(patience)
     }
 
-    /// The next event, or `None` when the machine is gone.
+    /// The next event, or `None` when the machine is gone; `WouldBlock` when patience is at its end.
     pub(crate) fn event(&mut self) -> io::Result<Option<Event>> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {

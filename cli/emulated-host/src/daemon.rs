@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::control::{Control, connect};
+use crate::control::{BOOT_PATIENCE, Control, connect};
 use crate::prepare::Boot;
 use crate::qemu::{DiskError, Machine, NETWORK, PROGRAM, make_disk};
 use crate::qmp::{Qmp, QmpError};
@@ -33,8 +33,6 @@ const PID: &str = "qemu.pid";
 const SPEC: &str = "spec.json";
 const QMP: &str = "qmp.sock";
 
-/// The longest that a machine may take from QEMU's start to its service's.
-const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// The longest that a service, and then everything else inside, may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(45);
 const QMP_PATIENCE: Duration = Duration::from_secs(5);

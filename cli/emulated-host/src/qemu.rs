@@ -19,6 +19,10 @@ pub(crate) const NETWORK: &str = "net0";
 /// hang so. The machine then ends, and whoever waits for it learns that it did.
 const LOCKUP: &str = "watchdog_thresh=30 softlockup_panic=1";
 
+/// The kernel tries the timer's interrupt for some ticks, which a busy machine may not emulate in time,
+/// and would go on without a timer.
+const TIMER: &str = "no_timer_check";
+
 /// Why a disk for the machine could not be made.
 #[derive(Debug, Error)]
 pub enum DiskError {
@@ -66,7 +70,7 @@ impl Machine<'_> {
         words.path("-kernel", "", &self.boot.kernel);
         words.path("-initrd", "", &self.boot.initrd);
         words.pair("-append", format!(
-            "console=ttyS0 panic=-1 reboot=t {LOCKUP} quiet mitigations=off tsc=reliable bulkhead.program={} bulkhead.spec={}",
+            "console=ttyS0 panic=-1 reboot=t {LOCKUP} quiet mitigations=off tsc=reliable {TIMER} bulkhead.program={} bulkhead.spec={}",
             escaped(self.program), escaped(self.spec),
         ));
         words.add(

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use thiserror::Error;
 
-use crate::control::{Control, Sender, connect};
+use crate::control::{BOOT_PATIENCE, Control, Sender, connect};
 use crate::daemon::{Forward, complaint, last_lines};
 use crate::prepare::Boot;
 use crate::qemu::{DiskError, Machine, PROGRAM, make_disk};
@@ -73,6 +73,9 @@ pub enum RunError {
     /// The machine could not run the command.
     #[error("{0}")]
     Inside(String),
+    /// The machine hangs.
+    #[error("the emulated host did not come up in two minutes; the end of its console:\n{0}")]
+    Stuck(String),
     /// The machine ended before the command did.
     #[error("the emulated host ended before the command did; the end of its console:\n{0}")]
     Gone(String),
@@ -199,20 +202,30 @@ fn attend(
         thread::spawn(move || pump(stderr, io::stderr())),
     ];
 
-    let status = loop {
-        match control.event().map_err(what("control port"))? {
-            Some(Event::Up) => {}
-            Some(Event::Exited { status }) => break status,
-            Some(Event::Failed { message }) => return Err(RunError::Inside(message)),
-            None => return Err(gone(work)),
-        }
-    };
+    let status = ended(&mut control, work, BOOT_PATIENCE)?;
     wait_or_kill(qemu, Duration::from_secs(10));
     for output in outputs {
         // A pump cannot fail; what it could not write has no reader.
         let _ = output.join();
     }
     Ok(status)
+}
+
+/// Waits for the command to begin, which it must within `patience`, and to end; its status.
+fn ended(control: &mut Control, work: &Path, patience: Duration) -> Result<i32, RunError> {
+    control.set_patience(Some(patience)).map_err(what("control port"))?;
+    loop {
+        match control.event() {
+            Ok(Some(Event::Up)) => control.set_patience(None).map_err(what("control port"))?,
+            Ok(Some(Event::Exited { status })) => return Ok(status),
+            Ok(Some(Event::Failed { message })) => return Err(RunError::Inside(message)),
+            Ok(None) => return Err(RunError::Gone(console(work))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(RunError::Stuck(console(work)));
+            }
+            Err(error) => return Err(what("control port")(error)),
+        }
+    }
 }
 
 fn connect_when_there(qemu: &mut Child, work: &Path, name: &str) -> Result<UnixStream, RunError> {
@@ -309,11 +322,41 @@ pub(crate) fn pump(mut from: impl Read, mut to: impl Write) {
     }
 }
 
-fn gone(work: &Path) -> RunError {
-    RunError::Gone(last_lines(&fs::read(work.join("console.log")).unwrap_or_default(), 20))
+/// The end of the machine's console.
+fn console(work: &Path) -> String {
+    last_lines(&fs::read(work.join("console.log")).unwrap_or_default(), 20)
 }
 
 fn what(name: impl ToString) -> impl FnOnce(io::Error) -> RunError {
     let what = name.to_string();
     |source| RunError::Io { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_says_nothing_hangs_and_a_command_may_take_its_time() {
+        let work = tempfile::tempdir().unwrap();
+        fs::write(work.path().join("console.log"), "the last line\n").unwrap();
+        let patience = Duration::from_millis(50);
+
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut control = Control::new(ours);
+        let stuck = ended(&mut control, work.path(), patience).unwrap_err();
+        assert!(stuck.to_string().ends_with("the last line"), "{stuck}");
+        assert!(matches!(stuck, RunError::Stuck(_)), "{stuck:?}");
+
+        theirs.write_all(b"{\"event\":\"up\"}\n").unwrap();
+        let inside = thread::spawn(move || {
+            thread::sleep(patience * 4);
+            theirs.write_all(b"{\"event\":\"exited\",\"status\":3}\n").unwrap();
+        });
+        assert_eq!(ended(&mut control, work.path(), patience).unwrap(), 3);
+        inside.join().unwrap();
+
+        let gone = ended(&mut control, work.path(), patience).unwrap_err();
+        assert!(matches!(gone, RunError::Gone(_)), "{gone:?}");
+    }
 }

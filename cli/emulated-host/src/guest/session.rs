@@ -43,6 +43,7 @@ pub(super) fn hold(spec: &Spec) -> Result<(), String> {
             return Ok(());
         }
     };
+    send(&mut answers, &Event::Up);
     thread::spawn(move || {
         for request in requests {
             match (request, &terminal) {
