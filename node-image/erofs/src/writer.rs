@@ -532,7 +532,10 @@ impl DataLayout {
         Self { in_blocks: size, tail: 0 }
     }
 
-    fn data(&self, block: u32) -> Data {
+    /// Where the bytes lie, if those in blocks start at `next`. Bytes that need no block name none:
+    /// `next` may be a block that is given back when the image is finished.
+    fn data(&self, next: u32) -> Data {
+        let block = if self.in_blocks > 0 { next } else { 0 };
         if self.tail > 0 { Data::BlocksAndTail(block) } else { Data::Blocks(block) }
     }
 }

@@ -86,6 +86,14 @@ fn small_files_share_blocks() {
     assert!(image.len() < 1000 * 250, "{} bytes", image.len());
 }
 
+/// The last run of inodes has blocks that are given back, which nothing may point to.
+#[test]
+fn no_inode_points_behind_the_image() {
+    let tree = (0..200)
+        .fold(Tree::new(), |tree, index| tree.file(format!("/{index}"), 0o644, Source::bytes("")));
+    assert_eq!(support::read(&image(tree)).len(), 201);
+}
+
 /// Runs a program of erofs-utils, which must be installed.
 fn erofs_utils(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
