@@ -6,7 +6,9 @@ use serde_json::Value;
 use crate::object::{self, list, text};
 use crate::status::Cause;
 
-/// Where a pod's spec has them.
+/// Where a pod has them.
+const PATH: &str = "spec.ephemeralContainers";
+/// Where its spec has them.
 pub(super) const FIELD: &str = "ephemeralContainers";
 /// What makes no sense for a container that is neither restarted nor planned for.
 const FORBIDDEN: [&str; 8] = [
@@ -24,7 +26,7 @@ const FORBIDDEN: [&str; 8] = [
 pub(crate) fn of(changed: &Value, current: &Value) -> Value {
     let mut pod = current.clone();
     if let Some(spec) = object::map(&mut pod, "spec") {
-        match object::at(changed, "spec.ephemeralContainers") {
+        match object::at(changed, PATH) {
             Some(containers) => spec.insert(FIELD.into(), containers.clone()),
             None => spec.remove(FIELD),
         };
@@ -71,8 +73,8 @@ pub(super) fn validate(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
 
 /// Reports them in a pod that is being created: they are added to one that runs.
 pub(super) fn validate_create(pod: &Value, causes: &mut Vec<Cause>) {
-    if !list(pod, "spec.ephemeralContainers").is_empty() {
-        causes.push(Cause::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    if !list(pod, PATH).is_empty() {
+        causes.push(Cause::forbidden(PATH, "cannot be set on create"));
     }
 }
 
@@ -86,16 +88,15 @@ pub(super) fn validate_template(spec: &Value, path: &str, causes: &mut Vec<Cause
 
 /// Reports a change of those that are there: they are only ever added.
 pub(crate) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    let path = "spec.ephemeralContainers";
-    let now = list(new, path);
-    for before in list(old, path) {
+    let now = list(new, PATH);
+    for before in list(old, PATH) {
         let name = text(before, "name");
         let why = match now.iter().find(|container| container["name"] == name) {
             None => format!("existing ephemeral containers \"{name}\" may not be removed\n"),
             Some(same) if same == before => continue,
             Some(_) => format!("existing ephemeral containers \"{name}\" may not be changed\n"),
         };
-        causes.push(Cause::forbidden(path, &why));
+        causes.push(Cause::forbidden(PATH, &why));
     }
 }
 

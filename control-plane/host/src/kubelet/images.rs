@@ -44,7 +44,7 @@ impl ImageError {
 /// Where a pod has its containers.
 const LISTS: [&str; 3] = ["/spec/initContainers", "/spec/containers", EPHEMERAL];
 /// Where those that it runs without.
-const EPHEMERAL: &str = "/spec/ephemeralContainers";
+pub(super) const EPHEMERAL: &str = "/spec/ephemeralContainers";
 
 /// The containers of one of the [`LISTS`].
 fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> + use<'a> {

@@ -1,21 +1,20 @@
 //! Ephemeral containers: a pod runs without those that cannot be, so what keeps one of them is told
 //! of it alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bulkhead_agent_protocol::{AgentError, ContainerImage, Pod};
 use serde_json::{Value, json};
 
+use crate::kubelet::images::EPHEMERAL;
 use crate::kubelet::status;
 
-/// Where a pod has them.
-const PATH: &str = "/spec/ephemeralContainers";
-
 /// A pod as an agent reads it.
-pub(super) struct Read {
+pub(super) struct Read<'a> {
     pub(super) pod: Pod,
     /// What it was read from: the object without the ephemeral containers that agents do not take.
-    pub(super) object: Value,
+    pub(super) object: Cow<'a, Value>,
     /// The statuses of those.
     pub(super) refused: Vec<Value>,
 }
@@ -24,17 +23,17 @@ pub(super) struct Read {
 ///
 /// # Errors
 /// What of it no agent takes, beside its ephemeral containers.
-pub(super) fn read(object: &Value) -> Result<Read, AgentError> {
+pub(super) fn read(object: &Value) -> Result<Read<'_>, AgentError> {
     if let Ok(pod) = Pod::parse(object) {
-        return Ok(Read { pod, object: object.clone(), refused: Vec::new() });
+        return Ok(Read { pod, object: Cow::Borrowed(object), refused: Vec::new() });
     }
     let mut object = object.clone();
-    let containers = object.pointer_mut(PATH).map(|list| std::mem::replace(list, json!([])));
+    let containers = object.pointer_mut(EPHEMERAL).map(|list| std::mem::replace(list, json!([])));
     let mut pod = Pod::parse(&object)?;
     let mut refused = Vec::new();
     for container in containers.as_ref().and_then(Value::as_array).into_iter().flatten() {
         let mut with = object.clone();
-        if let Some(list) = with.pointer_mut(PATH).and_then(Value::as_array_mut) {
+        if let Some(list) = with.pointer_mut(EPHEMERAL).and_then(Value::as_array_mut) {
             list.push(container.clone());
         }
         match Pod::parse(&with) {
@@ -47,13 +46,13 @@ pub(super) fn read(object: &Value) -> Result<Read, AgentError> {
             }
         }
     }
-    Ok(Read { pod, object, refused })
+    Ok(Read { pod, object: Cow::Owned(object), refused })
 }
 
 /// The pod without those of them that have no image.
 pub(super) fn with_images(object: &Value, images: &BTreeMap<String, ContainerImage>) -> Value {
     let mut pod = object.clone();
-    if let Some(containers) = pod.pointer_mut(PATH).and_then(Value::as_array_mut) {
+    if let Some(containers) = pod.pointer_mut(EPHEMERAL).and_then(Value::as_array_mut) {
         containers.retain(|container| {
             container["name"].as_str().is_some_and(|name| images.contains_key(name))
         });
@@ -73,7 +72,7 @@ mod tests {
     }
 
     fn names(object: &Value) -> Vec<&str> {
-        let list = object.pointer(PATH).and_then(Value::as_array);
+        let list = object.pointer(EPHEMERAL).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
     }
 

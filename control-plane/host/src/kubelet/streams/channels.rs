@@ -1,5 +1,6 @@
 //! Over a WebSocket: `v5.channel.k8s.io` and `v4.channel.k8s.io`. The first byte of a message names
-//! the channel; text is taken as its bytes, which is how some clients write. v5 adds a message that closes a channel: `ff` and its number.
+//! the channel; text is taken as its bytes, which is how some clients write. v5 adds a message that
+//! closes a channel: `ff` and its number.
 
 use bulkhead_agent_protocol::client::{StreamInput, StreamOutput};
 use futures_util::{SinkExt as _, StreamExt as _};
