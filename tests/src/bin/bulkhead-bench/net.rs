@@ -95,8 +95,7 @@ impl Pods {
         let pods = Self { kubectl, address, service };
         for address in [&pods.address, &pods.service] {
             until("the server answers", Duration::from_secs(60), || {
-                let ask = ["sockperf", "ping-pong", "--tcp", "-i", address, "-t", "1"];
-                let outcome = pods.exec(&ask);
+                let outcome = pods.ping_pong(address, "1");
                 if outcome.code == 0 { Ok(()) } else { Err(outcome.to_string()) }
             });
         }
@@ -113,24 +112,28 @@ impl Pods {
     }
 
     fn latency(&self, address: &str) -> f64 {
-        let ping_pong = ["sockperf", "ping-pong", "--tcp", "-i", address, "-t", "3"];
-        latency(&self.exec(&ping_pong).ok())
+        latency(&self.ping_pong(address, "3").ok())
+    }
+
+    fn ping_pong(&self, address: &str, seconds: &str) -> Outcome {
+        self.exec(&["sockperf", "ping-pong", "--tcp", "-i", address, "-t", seconds])
     }
 }
 
 /// A bridge with two taps, gone when dropped.
 struct Bridge;
 
+const BRIDGE: &str = "bench-bridge";
 const TAPS: [&str; 2] = ["bench-tap1", "bench-tap2"];
 
 impl Bridge {
     fn new() -> Self {
-        ip("link add bench-bridge type bridge");
+        ip(&format!("link add {BRIDGE} type bridge"));
         for tap in TAPS {
             ip(&format!("tuntap add {tap} mode tap vnet_hdr"));
-            ip(&format!("link set {tap} master bench-bridge up"));
+            ip(&format!("link set {tap} master {BRIDGE} up"));
         }
-        ip("link set bench-bridge up");
+        ip(&format!("link set {BRIDGE} up"));
         Self
     }
 
@@ -149,7 +152,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        for link in ["bench-tap1", "bench-tap2", "bench-bridge"] {
+        for link in TAPS.into_iter().chain([BRIDGE]) {
             drop(Outcome::of(Command::new("ip").args(["link", "delete", link])));
         }
     }
