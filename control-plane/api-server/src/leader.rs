@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bulkhead_client::{Election, ElectionTiming, Informers};
 use bulkhead_controllers::Controllers;
@@ -36,6 +37,8 @@ pub(crate) struct Duties {
     pub(crate) root_certificate: Arc<str>,
     /// Where the authority's key lies.
     pub(crate) pki: PathBuf,
+    /// How long a node's lease may go without renewal.
+    pub(crate) node_monitor_grace_period: Duration,
 }
 
 /// The duties being done, until this is dropped.
@@ -60,8 +63,11 @@ impl Duties {
         let informers = Informers::new(Arc::new(self.client("kube-controller-manager")));
         let scheduler = informers.share(Arc::new(self.client("kube-scheduler")));
         tasks.spawn(bulkhead_scheduler::run(scheduler));
-        let controllers =
-            bulkhead_controllers::start(&informers, Arc::clone(&self.root_certificate));
+        let controllers = bulkhead_controllers::start(
+            &informers,
+            Arc::clone(&self.root_certificate),
+            self.node_monitor_grace_period,
+        );
         Doing { _tasks: tasks, _controllers: controllers }
     }
 }

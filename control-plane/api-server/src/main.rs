@@ -70,6 +70,9 @@ enum Command {
         storage: StorageOptions,
         #[command(flatten)]
         election: ElectionOptions,
+        /// How long a node's lease may go without renewal before the node counts as lost.
+        #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = seconds)]
+        node_monitor_grace_period: Duration,
     },
     /// Makes a new key for the encryption of secrets. The server takes it when it starts or gets
     /// SIGHUP, and encrypts every secret anew.
@@ -216,6 +219,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             ready_fd,
             storage,
             election,
+            node_monitor_grace_period,
         } => {
             let options = Options {
                 storage: Storage::new(&storage, &dir)?,
@@ -225,6 +229,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 advertise: advertise_address,
                 service_range: service_cluster_ip_range,
                 election: election.timing()?,
+                node_monitor_grace_period,
             };
             bulkhead_process::raise_descriptor_limit();
             runtime()?.block_on(serve(options, ready_fd))

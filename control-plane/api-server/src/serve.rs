@@ -83,6 +83,8 @@ pub struct Options {
     pub service_range: Ipv4Range,
     /// How servers that share a store elect who leads.
     pub election: ElectionTiming,
+    /// How long a node's lease may go without renewal before the node counts as lost.
+    pub node_monitor_grace_period: Duration,
 }
 
 /// A server that listens.
@@ -178,6 +180,7 @@ impl Server {
             advertise,
             service_range,
             election,
+            node_monitor_grace_period,
         } = options;
         let not_listening = |error| ServeError::Listen(address, error);
         let listener = TcpListener::bind(address).await.map_err(not_listening)?;
@@ -213,7 +216,15 @@ impl Server {
         let (rights, kinds) = (Arc::clone(&authorizer), Arc::clone(&custom));
         let front = Front::new(api.clone(), rights, tokens, kinds, Arc::clone(&kubelets), proxy);
         let root_certificate = root_certificate.into();
-        let duties = Duties { api, authorizer, custom, kubelets, root_certificate, pki };
+        let duties = Duties {
+            api,
+            authorizer,
+            custom,
+            kubelets,
+            root_certificate,
+            pki,
+            node_monitor_grace_period,
+        };
         let election = storage.is_shared().then_some(election);
         Ok(Self {
             listener,

@@ -6,11 +6,10 @@ mod common;
 use bytes::Bytes;
 use common::kubectl::Kubectl;
 use common::kubelet;
-use common::{Cluster, add_node, pod, until};
+use common::{Cluster, add_node, pod, until, unused_port};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -69,8 +68,7 @@ async fn logs_and_exec_pass_through() {
 async fn an_endpoint_that_is_down_is_named() {
     let cluster = Cluster::start();
     let mut client = cluster.admin().await;
-    // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let (_socket, port) = unused_port();
     add_node(&mut client, "n1", port).await;
     client.ok("POST", PODS, &pod("web", "1Mi")).await;
     until(&mut client, &format!("{PODS}/web"), |pod| pod["spec"]["nodeName"] == "n1").await;
@@ -147,7 +145,7 @@ async fn metrics_are_what_the_hosts_say_of_their_own() {
         until(&mut client, &path, |pod| pod["spec"]["nodeName"] == "n1").await;
     }
     // A node of a host that is down.
-    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let (_socket, unused) = unused_port();
     add_node(&mut client, "n2", unused).await;
 
     let usage = |cpu: u64, memory: u64| {

@@ -40,6 +40,7 @@ mod taints;
 pub use cron::schedule::{Schedule, ScheduleError};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bulkhead_client::{Informers, Kind};
 use tokio::task::JoinSet;
@@ -50,9 +51,14 @@ pub struct Controllers(#[expect(dead_code, reason = "held for its Drop")] JoinSe
 
 /// Starts the controllers. Of several API servers over one store, the one that leads calls this,
 /// and drops the result when it no longer leads. `root_certificate` is the cluster's, PEM: pods
-/// know the API server by it.
+/// know the API server by it. A node whose lease is not renewed for `node_monitor_grace_period` is
+/// no longer known to be ready.
 #[must_use]
-pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controllers {
+pub fn start(
+    informers: &Arc<Informers>,
+    root_certificate: Arc<str>,
+    node_monitor_grace_period: Duration,
+) -> Controllers {
     // The garbage collector is content with metadata; of these others want all, and once is enough.
     for kind in [
         Kind::PODS,
@@ -79,7 +85,7 @@ pub fn start(informers: &Arc<Informers>, root_certificate: Arc<str>) -> Controll
     tasks.spawn(endpoints::run(with()));
     tasks.spawn(quota::run(with()));
     tasks.spawn(gc::run(with()));
-    tasks.spawn(lifecycle::run(with(), lifecycle::GRACE));
+    tasks.spawn(lifecycle::run(with(), node_monitor_grace_period));
     tasks.spawn(taints::run(with()));
     tasks.spawn(disruption::run(with()));
     tasks.spawn(defaults::run(with(), root_certificate));

@@ -11,8 +11,6 @@ use bulkhead_client::{Change, Client, Informers, Kind, Patch, Target, Told};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// How long a lease may go without renewal, as in Kubernetes.
-pub(crate) const GRACE: Duration = Duration::from_secs(40);
 /// How often leases are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Where nodes' leases lie.
@@ -23,7 +21,7 @@ struct Heartbeat {
     seen: Instant,
 }
 
-/// Marks silent nodes, for ever.
+/// Marks the nodes whose leases go without renewal for `grace`, for ever.
 pub(crate) async fn run(informers: Arc<Informers>, grace: Duration) {
     let client = Arc::clone(informers.client());
     let mut leases = informers.follow(&Kind::LEASES);
@@ -111,6 +109,8 @@ mod tests {
 
     use super::*;
     use bulkhead_client::testing::{Asked, Objects};
+
+    const GRACE: Duration = Duration::from_secs(40);
 
     fn node(name: &str, ready: &str) -> Value {
         let condition = json!({"type": "Ready", "status": ready});

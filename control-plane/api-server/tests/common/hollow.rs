@@ -23,7 +23,7 @@ impl Hollow {
         Self(tokio::spawn(async move {
             let mut pods = Lines::open(&mut watching, "/api/v1/pods?watch=1").await;
             loop {
-                let event = pods.next().await;
+                let event = pods.next_ever().await;
                 if event["type"] != "DELETED" {
                     report(&mut client, &event["object"]).await;
                 }

@@ -7,10 +7,11 @@ pub(crate) mod kubectl;
 pub(crate) mod kubelet;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -21,11 +22,14 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// Longer than anything takes on a machine that is busy.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bulkhead-api-server");
 
@@ -147,7 +151,9 @@ impl Drop for Cluster {
 /// Starts a server on a free port; standard output is where it says that it is ready.
 fn spawn(dir: &Path, options: &[String]) -> (Child, SocketAddr) {
     let mut server = Command::new(BINARY)
-        .args(["serve", "--listen", "127.0.0.1:0", "--ready-fd", "1", "--dir"])
+        // Nobody renews the leases of the tests' nodes.
+        .args(["serve", "--listen", "127.0.0.1:0", "--node-monitor-grace-period", "86400"])
+        .args(["--ready-fd", "1", "--dir"])
         .arg(dir)
         .args(options)
         .stdout(Stdio::piped())
@@ -157,6 +163,14 @@ fn spawn(dir: &Path, options: &[String]) -> (Child, SocketAddr) {
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().strip_prefix("ready ").expect("the server is ready");
     (server, address.parse().unwrap())
+}
+
+/// A port of loopback at which nobody listens, and nobody will while the socket lives.
+pub(crate) fn unused_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 /// TLS as `user` towards servers of the cluster's authority.
@@ -288,14 +302,17 @@ impl Lines {
 
     /// The next event; fails if none comes in time.
     pub(crate) async fn next(&mut self) -> Value {
-        let wait = std::time::Duration::from_secs(20);
+        tokio::time::timeout(LIMIT, self.next_ever()).await.expect("an event")
+    }
+
+    /// The next event, whenever it comes.
+    pub(crate) async fn next_ever(&mut self) -> Value {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return serde_json::from_slice(&line).unwrap();
             }
-            let frame = tokio::time::timeout(wait, self.body.frame()).await.expect("an event");
-            let frame = frame.expect("the watch goes on").unwrap();
+            let frame = self.body.frame().await.expect("the watch goes on").unwrap();
             self.buffer.extend_from_slice(&frame.into_data().unwrap());
         }
     }
@@ -329,12 +346,13 @@ pub(crate) fn pod(name: &str, memory: &str) -> Value {
 
 /// Asks for `path` until `done` holds of the answer.
 pub(crate) async fn until(client: &mut Client, path: &str, done: impl Fn(&Value) -> bool) -> Value {
-    for _ in 0..600 {
+    let began = Instant::now();
+    loop {
         let (_, answer) = client.get(path).await;
         if done(&answer) {
             return answer;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert!(began.elapsed() < LIMIT, "{path} never came to be as expected: {answer}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("{path} never came to be as expected: {}", client.get(path).await.1);
 }

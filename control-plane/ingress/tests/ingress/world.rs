@@ -58,6 +58,7 @@ impl World {
             advertise: None,
             service_range: "10.96.0.0/12".parse::<Ipv4Range>().unwrap(),
             election: ElectionTiming::default(),
+            node_monitor_grace_period: LIMIT,
         });
         let server = server.await.unwrap();
         let api = server.address().unwrap();
