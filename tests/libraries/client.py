@@ -34,6 +34,7 @@ def lists_and_watches(core):
 
     def follow():
         events = watch.Watch().stream(core.list_namespaced_config_map, "default",
+                                      label_selector="app=py",
                                       resource_version=rest.metadata.resource_version,
                                       timeout_seconds=LIMIT)
         for event in events:

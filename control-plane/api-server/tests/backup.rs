@@ -62,7 +62,7 @@ async fn check(cluster: &Cluster, token: &str, seen: u64) {
     let (code, gone) = watching.get(&format!("{MAPS}?watch=1&resourceVersion={seen}")).await;
     assert_eq!((code, &gone["reason"]), (410, &json!("Expired")), "{gone}");
     let now = version(&list);
-    let fresh = format!("{MAPS}?watch=1&resourceVersion={now}");
+    let fresh = format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Dm&resourceVersion={now}");
     let mut watch = Lines::open(&mut watching, &fresh).await;
     assert_eq!(watch.next().await["object"]["data"]["k"], "w");
 }

@@ -45,7 +45,7 @@ async fn a_daemon_set_follows_the_nodes_and_is_rolled_out() {
         shown.split(' ').map(str::to_owned).collect::<BTreeSet<_>>()
     };
     let rolled_out = || {
-        let said = kubectl.run("rollout status daemonset/logs --timeout=30s");
+        let said = kubectl.run("rollout status daemonset/logs --timeout=120s");
         assert!(said.contains("successfully rolled out"), "{said}");
     };
 
@@ -70,7 +70,7 @@ async fn a_daemon_set_follows_the_nodes_and_is_rolled_out() {
     until(&mut client, PODS, |pods| nodes(pods) == ["n2"]).await;
     kubectl.run("taint node n4 only-");
     until(&mut client, LOGS, |set| set["status"]["numberAvailable"] == 2).await;
-    let drained = kubectl.run("drain n2 --ignore-daemonsets --timeout=30s");
+    let drained = kubectl.run("drain n2 --ignore-daemonsets --timeout=120s");
     assert!(drained.contains("drained"), "{drained}");
     assert_eq!(nodes(&client.get(PODS).await.1), ["n2", "n4"]);
 
@@ -94,7 +94,7 @@ async fn a_daemon_set_follows_the_nodes_and_is_rolled_out() {
     let stuck = until(&mut client, LOGS, |set| set["status"]["updatedNumberScheduled"] == 1).await;
     assert_eq!(stuck["status"]["desiredNumberScheduled"], 2);
     assert_eq!(images(), BTreeSet::from(["run:1".into(), "stuck:1".into()]));
-    kubectl.run("delete daemonset logs --timeout=30s");
+    kubectl.run("delete daemonset logs --timeout=120s");
     until(&mut client, PODS, |pods| pods["items"].as_array().unwrap().is_empty()).await;
 }
 
@@ -117,9 +117,13 @@ async fn a_surge_starts_the_new_first_and_what_fails_is_replaced() {
     assert_eq!(running.len(), 1, "the old one: {pods}");
     assert_eq!(running[0]["spec"]["containers"][0]["image"], "run:1");
     kubectl.run("set image daemonset/logs c=run:2");
-    kubectl.run("rollout status daemonset/logs --timeout=30s");
-    let image = kubectl.run("get pods -o jsonpath={.items[*].spec.containers[0].image}");
-    assert_eq!(image, "run:2");
+    kubectl.run("rollout status daemonset/logs --timeout=120s");
+    // The old ones go when the new one is there.
+    until(&mut client, PODS, |pods| {
+        let pods = pods["items"].as_array().unwrap();
+        pods.len() == 1 && pods[0]["spec"]["containers"][0]["image"] == "run:2"
+    })
+    .await;
 
     kubectl.run("set image daemonset/logs c=exit-1:1");
     let events = "/api/v1/namespaces/default/events?fieldSelector=reason%3DFailedDaemonPod";

@@ -36,11 +36,16 @@ spec:
   ports: [{name: web, port: 80, targetPort: http}, {name: other, port: 9090}]
 ";
 
+/// The slices of the Service `web`.
+fn of_web(slices: &Value) -> Vec<&Value> {
+    let slices = slices["items"].as_array().unwrap().iter();
+    let name = |slice: &Value| slice["metadata"]["labels"]["kubernetes.io/service-name"].clone();
+    slices.filter(|slice| name(slice) == "web").collect()
+}
+
 /// The endpoints of the Service `web` in all its slices.
 fn all(slices: &Value) -> Vec<&Value> {
-    let slices = slices["items"].as_array().unwrap().iter();
-    let mine =
-        slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
+    let mine = of_web(slices).into_iter();
     mine.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten()).collect()
 }
 
@@ -70,20 +75,17 @@ async fn a_service_leads_to_the_pods_that_it_selects() {
     kubectl.run("label node n1 topology.kubernetes.io/zone=z");
     kubectl.run(&format!("apply -f {}", kubectl.file("web.yaml", SET)));
 
-    // Who makes the slices may hear of the node's label after the pods.
+    // Who makes the slices may hear of the node's label after the pods, and of these after the
+    // Service: then the slice that was made when there were none goes when theirs has come.
     let zoned = |slices: &Value| all(slices).iter().all(|endpoint| endpoint["zone"] == "z");
-    let slices = until(&mut client, SLICES, |slices| ready(slices) == 3 && zoned(slices)).await;
+    let whole = |slices: &Value| of_web(slices).len() == 1 && ready(slices) == 3 && zoned(slices);
+    let slices = until(&mut client, SLICES, whole).await;
     let names: BTreeSet<_> =
         all(&slices).iter().map(|one| one["hostname"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, ["web-0", "web-1", "web-2"].map(str::to_owned).into());
     let one = all(&slices)[0];
     assert_eq!(one["nodeName"], "n1");
-    let slice = slices["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
-    let slice = slice.unwrap();
+    let slice = of_web(&slices)[0];
     assert_eq!(slice["ports"][0], json!({"name": "web", "port": 8080, "protocol": "TCP"}));
     assert_eq!(slice["ports"][1], json!({"name": "other", "port": 9090, "protocol": "TCP"}));
     assert_eq!(slice["metadata"]["labels"]["team"], "a");

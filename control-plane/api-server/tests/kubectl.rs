@@ -2,10 +2,8 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::kubectl::Kubectl;
-use common::{Cluster, add_node};
+use common::{Cluster, add_node, until};
 
 const POD: &str = "
 apiVersion: v1
@@ -48,6 +46,7 @@ async fn everyday_commands(version: &str) {
 
     let file = kubectl.file("pod.yaml", POD);
     assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web created\n");
+    bound(&cluster).await;
     assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web unchanged\n");
     let changed = kubectl.file("pod2.yaml", &POD.replace("busybox:1", "busybox:2"));
     assert!(kubectl.run(&format!("diff -f {file}")).is_empty());
@@ -55,12 +54,6 @@ async fn everyday_commands(version: &str) {
     let images = kubectl.run("get pod web -o jsonpath={.spec.containers[*].image}");
     assert_eq!(images, "busybox:2");
 
-    for _ in 0..50 {
-        if kubectl.run("get pod web -o jsonpath={.spec.nodeName}") == "n1" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     let wide = kubectl.run("get pods -o wide");
     let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1], row[2], row[6]), ("web", "0/1", "Pending", "n1"), "{wide}");
@@ -91,7 +84,7 @@ async fn everyday_commands(version: &str) {
     kubectl.run("cordon n1");
     assert!(kubectl.run("get nodes").contains("Ready,SchedulingDisabled"));
     kubectl.run("uncordon n1");
-    kubectl.run("wait --for=condition=Ready node/n1 --timeout=10s");
+    kubectl.run("wait --for=condition=Ready node/n1 --timeout=120s");
 
     // Typed commands send protobuf.
     kubectl.run("create namespace made");
@@ -116,6 +109,12 @@ async fn everyday_commands(version: &str) {
     assert!(kubectl.run("delete pod web --force").contains("force deleted"));
     let missing = kubectl.output(&["get", "pod", "web"]);
     assert!(String::from_utf8(missing.stderr).unwrap().contains("pods \"web\" not found"));
+}
+
+/// Waits until the pod is on its node: what changes meanwhile is a difference to `kubectl diff`.
+async fn bound(cluster: &Cluster) {
+    let pod = "/api/v1/namespaces/default/pods/web";
+    until(&mut cluster.admin().await, pod, |pod| pod["spec"]["nodeName"] == "n1").await;
 }
 
 /// Debian's: it knows neither aggregated discovery nor OpenAPI v3, and validates by itself with what
@@ -146,6 +145,7 @@ async fn the_everyday_commands_of_a_very_old_kubectl() {
         "pod/web created (server dry run)\n"
     );
     assert_eq!(kubectl.run(&format!("apply -f {file}")), "pod/web created\n");
+    bound(&cluster).await;
     assert!(kubectl.run(&format!("diff -f {file}")).is_empty());
     let changed = kubectl.file("pod2.yaml", &POD.replace("busybox:1", "busybox:2"));
     assert_eq!(kubectl.run(&format!("apply -f {changed}")), "pod/web configured\n");

@@ -26,7 +26,12 @@ async fn hosts_and_paths_lead_where_ingresses_say() {
     );
     let ingress = ingress.await;
     assert_eq!(ingress["spec"]["ingressClassName"], "bulkhead", "it is the default");
-    world.until(|| async { get(world.http, "www.example.com", "/b").await.1 == "b" }).await;
+    // Of each backend it hears by itself.
+    for (host, path, leads) in
+        [("www.example.com", "/b", "b"), ("www.example.com", "/", "a"), ("else", "/", "c")]
+    {
+        world.until(|| async { get(world.http, host, path).await.1 == leads }).await;
+    }
     for (host, path, leads) in [
         ("WWW.example.com:81", "/", "a"),
         ("www.example.com", "/bb?x=/b", "a"),
