@@ -272,6 +272,8 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpStream};
 
+    use tokio::net::TcpSocket;
+
     use super::*;
     use crate::process;
 
@@ -305,9 +307,14 @@ while True:
         }
     }
 
-    fn free_port() -> u16 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        listener.local_addr().unwrap().port()
+    /// A port of loopback for one listener that says as this socket that it may be shared. While
+    /// it lives, nobody else gets the port by chance.
+    fn reserved_port() -> (TcpSocket, u16) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        (socket, port)
     }
 
     /// The process that answers there, once one does.
@@ -335,7 +342,7 @@ while True:
     #[tokio::test]
     async fn what_is_killed_starts_again_and_who_connects_meanwhile_is_served() {
         let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let (_reserved, port) = reserved_port();
         let supervisor = Supervisor::start(plan(dir.path(), port), None);
         let first = answering(port).await;
         kill(first);
@@ -352,7 +359,7 @@ while True:
     #[tokio::test]
     async fn what_an_earlier_daemon_left_is_adopted_and_replaced_when_it_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let (_reserved, port) = reserved_port();
         let plan = plan(dir.path(), port);
         let mut sockets = Vec::new();
         let left = plan.start(&mut sockets).await.unwrap();

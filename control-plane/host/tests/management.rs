@@ -1,7 +1,7 @@
 //! The management API of a real daemon, as far as it goes without KVM and privileges.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_host_api::client::{Client, ClientError};
 use bulkhead_host_api::{ApiError, ClusterConfig};
@@ -33,10 +33,9 @@ async fn daemon() -> Daemon {
         .spawn()
         .unwrap();
     let client = Client::unix(&home.path().join("home/host.sock"));
-    for _ in 0..500 {
-        if client.host().await.is_ok() {
-            break;
-        }
+    let began = Instant::now();
+    while let Err(error) = client.host().await {
+        assert!(began.elapsed() < Duration::from_secs(120), "{error}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Daemon { process, client, _home: home }

@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::Write,
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,6 +13,7 @@ use std::{
 
 use bulkhead_images::Digest;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 /// A tar stream of files: path and content.
 pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -151,6 +152,17 @@ pub(crate) struct Registry {
     child: Child,
     pub(crate) port: u16,
     dir: tempfile::TempDir,
+    _reserved: TcpSocket,
+}
+
+/// A port of loopback at which nobody listens but who is told of it: while the socket lives, nobody
+/// else gets the port by chance. Who listens there must say, as Go does, that it may be shared.
+pub(crate) fn reserved_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 /// Who may use a registry that lets in nobody else: user and password.
@@ -193,8 +205,7 @@ impl Registry {
     }
 
     fn start_in(dir: tempfile::TempDir, more: &str) -> Self {
-        // Free now; if another takes it meanwhile, the registry ends and the wait below fails.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (reserved, port) = reserved_port();
         let config = dir.path().join("config.yml");
         let data = dir.path().join("data");
         let text = format!(
@@ -215,8 +226,8 @@ impl Registry {
                      install it with `apt-get install docker-registry`"
                 )
             });
-        let registry = Self { child, port, dir };
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let registry = Self { child, port, dir, _reserved: reserved };
+        let deadline = Instant::now() + Duration::from_secs(120);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "docker-registry does not listen");
             std::thread::sleep(Duration::from_millis(20));

@@ -10,11 +10,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::client::{connect, get, raw, send, text};
-use crate::world::{CLIENT, LIMIT, Notes, World, backend, bind, echo, full, named, rule};
+use crate::world::{
+    CLIENT, LIMIT, Notes, World, backend, bind, echo, full, named, own_address, rule,
+};
 
 /// A world in which every request goes to the Service `a`, which has no endpoints yet.
 async fn world() -> World {
@@ -215,16 +217,20 @@ async fn a_backend_may_be_of_http_1_0() {
     }
 }
 
-/// An address at which nobody listens.
-async fn nobody() -> std::net::SocketAddr {
-    bind().await.local_addr().unwrap()
+/// An address at which nobody listens, and nobody will while the socket lives.
+fn nobody() -> (TcpSocket, std::net::SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((own_address(), 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_refuses_is_passed_over_whatever_is_asked() {
     let world = world().await;
-    for _ in 0..3 {
-        world.leads_to(nobody().await).await;
+    let absent = [nobody(), nobody(), nobody()];
+    for (_, address) in &absent {
+        world.leads_to(*address).await;
     }
     let refused = || async { get(world.http, "h", "/").await.0 == StatusCode::BAD_GATEWAY };
     world.until(refused).await;
@@ -260,7 +266,7 @@ async fn an_endpoint_that_does_not_answer_is_overtaken() {
         None,
     )
     .unwrap();
-    let any = std::net::SocketAddr::from((crate::world::own_address(), 0));
+    let any = std::net::SocketAddr::from((own_address(), 0));
     rustix::net::bind(&silent, &any).unwrap();
     rustix::net::listen(&silent, 0).unwrap();
     let silent = std::net::TcpListener::from(silent);
@@ -269,11 +275,14 @@ async fn an_endpoint_that_does_not_answer_is_overtaken() {
     world.leads_to(address).await;
     world.leads_to(named("a").await).await;
     world.until(|| async { get(world.http, "h", "/").await.1 == "a" }).await;
+    // Half of them ask the silent one first. One may take longer for another reason.
+    let mut late = 0;
     for _ in 0..6 {
         let began = std::time::Instant::now();
         assert_eq!(get(world.http, "h", "/").await.1, "a");
-        assert!(began.elapsed() < std::time::Duration::from_secs(9), "not after the limit");
+        late += usize::from(began.elapsed() >= std::time::Duration::from_secs(9));
     }
+    assert!(late < 2, "{late} of them after the limit");
 }
 
 /// A backend that breaks every connection after the first request on it, and counts them.
