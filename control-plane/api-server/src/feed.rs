@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 /// How long to wait before a broken watch is opened again.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long [`Feed::catch_up`] waits at most.
-const CATCH_UP: Duration = Duration::from_secs(1);
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Something that is made of the entries below a prefix.
 pub(crate) trait Index: Send + Sync + 'static {
@@ -72,7 +72,7 @@ impl<I: Index> Feed<I> {
         &self.index
     }
 
-    /// Returns when the index has seen every write that is acknowledged by now, or after a second.
+    /// Returns when the index has seen every write that is acknowledged by now, or after [`CATCH_UP`].
     /// What it answers no to may be a yes that it has not seen yet.
     pub(crate) async fn catch_up(&self) {
         let Ok(newest) = self.store.revision().await else { return };

@@ -20,7 +20,7 @@ use crate::object;
 use crate::status::Result;
 
 /// How long somebody waits for an object that is about to be made.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The kinds that are kept, by where they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
