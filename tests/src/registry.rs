@@ -43,7 +43,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is installed (ci/install-packages)");
-        until("registry", Duration::from_secs(30), || {
+        until("registry", Duration::from_secs(60), || {
             TcpStream::connect(&address).map_err(|error| error.to_string())
         });
         Self { process, address }

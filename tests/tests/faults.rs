@@ -46,7 +46,7 @@ fn killed_daemon_and_api_server_find_their_pods_running() {
         assert!(!killed.is_empty(), "no {program} runs: {:?}", home.processes());
         killed.iter().for_each(|pid| kill(pid));
         home.run(&["cluster", "list"]).ok();
-        until(&format!("API after killing {program}"), Duration::from_secs(30), || {
+        until(&format!("API after killing {program}"), Duration::from_secs(60), || {
             let outcome = kubectl.run(&["get", "pod", "steady"]);
             if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
         });
@@ -69,7 +69,7 @@ fn a_dead_monitor_is_reported_and_its_pods_start_again() {
     kubectl.wait_phase("steady", "Running");
 
     kill(&cluster.monitor_pid(0).to_string());
-    until("the pod is reported", Duration::from_secs(15), || {
+    until("the pod is reported", Duration::from_secs(60), || {
         let pod = kubectl.pod("steady");
         let status = &pod["status"]["containerStatuses"][0];
         let noticed = status["ready"] == false || status["restartCount"].as_u64() >= Some(1);
@@ -87,7 +87,7 @@ fn reboot(home: &Home, cluster: &str) {
     // Monitors and API servers are started again by the daemon while that lives.
     for program in ["bulkhead-host", ""] {
         pids(home, program).iter().for_each(|pid| kill(pid));
-        until("no process left", Duration::from_secs(10), || {
+        until("no process left", Duration::from_secs(60), || {
             let left = pids(home, program);
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });

@@ -59,7 +59,7 @@ fn three_nodes_come_up_survive_a_stop_and_leave_nothing() {
     drop(cluster);
     assert!(!namespaces().contains("bulkhead-life"), "{}", namespaces());
     home.run(&["host", "stop"]).ok();
-    until("no process left", Duration::from_secs(10), || {
+    until("no process left", Duration::from_secs(60), || {
         let left = home.processes();
         if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
     });

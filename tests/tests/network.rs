@@ -148,7 +148,7 @@ fn pods_services_and_the_world_reach_each_other() {
         }));
     };
     endpoints(&[c.as_str()]);
-    let service = until("an address of the host", Duration::from_secs(30), || {
+    let service = until("an address of the host", Duration::from_secs(60), || {
         let service = kubectl.run(&["get", "service", "web", "-o", "json"]).json();
         let given = service["status"]["loadBalancer"]["ingress"][0]["ip"].is_string();
         if given { Ok(service) } else { Err(format!("{service:#}")) }
@@ -163,11 +163,11 @@ fn pods_services_and_the_world_reach_each_other() {
         assert_eq!(ask(&kubectl, "b", &at), ("c".to_owned(), b.clone()), "{at}");
     }
     for at in [format!("{}:{node_port}", cluster.outside_address()), balanced.to_owned()] {
-        let answer = run(&format!("busybox timeout 10 busybox wget -qO- http://{at}/cgi-bin/who"));
+        let answer = run(&format!("busybox timeout 60 busybox wget -qO- http://{at}/cgi-bin/who"));
         assert!(answer.starts_with("c "), "{at}: {answer}");
     }
     endpoints(&[b.as_str()]);
-    until("the endpoint changes", Duration::from_secs(10), || {
+    until("the endpoint changes", Duration::from_secs(60), || {
         let answer = ask(&kubectl, "a", cluster_ip);
         if answer.0 == "b" { Ok(()) } else { Err(format!("{answer:?}")) }
     });
@@ -176,7 +176,7 @@ fn pods_services_and_the_world_reach_each_other() {
     let version = exec(
         &kubectl,
         "a",
-        "timeout 10 wget -qO- --no-check-certificate https://10.96.0.1/version",
+        "timeout 60 wget -qO- --no-check-certificate https://10.96.0.1/version",
     );
     assert!(version.stderr.contains("TLS error from peer (alert code 40)"), "{version:?}");
 
@@ -189,7 +189,7 @@ fn pods_services_and_the_world_reach_each_other() {
     assert_eq!(rules(), before);
     endpoints(&[c.as_str()]);
     home.run(&["cluster", "list"]).ok();
-    until("the endpoint changes", Duration::from_secs(30), || {
+    until("the endpoint changes", Duration::from_secs(60), || {
         let answer = ask(&kubectl, "a", cluster_ip);
         if answer.0 == "c" { Ok(()) } else { Err(format!("{answer:?}")) }
     });

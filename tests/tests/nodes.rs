@@ -83,7 +83,7 @@ fn an_image_stays_while_a_pod_runs_from_it() {
     let remove = ["image", "remove", "localhost/busybox:test"];
     home.run(&remove).refused(&["in use", "pinned/pinned-1/"]);
     kubectl.run(&["delete", "pod", "user", "--timeout=60s"]).ok();
-    until("removal of the image", Duration::from_secs(10), || {
+    until("removal of the image", Duration::from_secs(60), || {
         let outcome = home.run(&remove);
         if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
     });

@@ -159,7 +159,7 @@ fn ports_are_forwarded_and_files_copied() {
     kubectl.wait_phase("web", "Running");
 
     // kubectl gives up when nothing listens yet.
-    until("the server in the pod listens", Duration::from_secs(30), || {
+    until("the server in the pod listens", Duration::from_secs(60), || {
         let url = "http://127.0.0.1:8080/index.html";
         let asked = kubectl.run(&["exec", "web", "--", "wget", "-q", "-O", "/dev/null", url]);
         if asked.code == 0 { Ok(()) } else { Err(asked.stderr) }
@@ -244,13 +244,13 @@ fn a_silent_command_ends_with_its_client() {
     kubectl.wait_phase("web", "Running");
     let mut client = kubectl.command(&["exec", "web", "--", "sleep", "1234"]).spawn().unwrap();
     let processes = || kubectl.run(&["exec", "web", "--", "ps", "-o", "args"]).ok();
-    until("the command runs", Duration::from_secs(30), || {
+    until("the command runs", Duration::from_secs(60), || {
         let all = processes();
         if all.contains("sleep 1234") { Ok(()) } else { Err(all) }
     });
     client.kill().unwrap();
     client.wait().unwrap();
-    until("the command has ended", Duration::from_secs(30), || {
+    until("the command has ended", Duration::from_secs(60), || {
         let all = processes();
         if all.contains("sleep 1234") { Err(all) } else { Ok(()) }
     });

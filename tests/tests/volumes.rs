@@ -122,7 +122,7 @@ fn a_pod_waits_for_what_it_needs_and_says_for_what() {
         waiting(pod)["reason"] == "CreateContainerConfigError"
     });
     assert_eq!(waiting(&variable)["message"], "configmap \"settings\" not found", "{variable:#}");
-    until("an event says so", Duration::from_secs(20), || {
+    until("an event says so", Duration::from_secs(60), || {
         let events = kubectl.run(&["get", "events"]).ok();
         let said = "MountVolume.SetUp failed for volume \"settings\" : configmap \"settings\"";
         if events.contains(said) { Ok(()) } else { Err(events) }

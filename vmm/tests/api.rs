@@ -35,7 +35,7 @@ impl Monitor {
             .spawn()
             .unwrap();
         let client = Client::new(&socket);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while client.info().is_err() {
             assert!(Instant::now() < deadline, "the monitor does not answer");
             std::thread::sleep(Duration::from_millis(10));

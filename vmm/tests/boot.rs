@@ -149,7 +149,7 @@ fn sigterm_ends_it_in_order() {
     let mut command = run(&kernel, &["--memory", "64M", "--api-sock", socket.to_str().unwrap()]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     let client = Client::new(&socket);
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while client.info().is_err() {
         assert!(Instant::now() < deadline, "the monitor does not answer");
         std::thread::sleep(Duration::from_millis(20));

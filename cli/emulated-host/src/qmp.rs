@@ -100,15 +100,17 @@ mod tests {
     #[test]
     fn events_are_passed_over() {
         let stream = fake(&["{\"event\": \"RESUME\"}\n{\"return\": \"\"}"]);
-        let mut qmp = Qmp::new(stream, Duration::from_secs(5)).unwrap();
+        let mut qmp = Qmp::new(stream, Duration::from_secs(60)).unwrap();
         qmp.monitor("info status").unwrap();
     }
 
     #[test]
     fn what_the_monitor_says_is_an_error() {
         let stream = fake(&["{\"return\": \"could not set up host forwarding rule\\r\\n\"}"]);
-        let error =
-            Qmp::new(stream, Duration::from_secs(5)).unwrap().monitor("hostfwd_add x").unwrap_err();
+        let error = Qmp::new(stream, Duration::from_secs(60))
+            .unwrap()
+            .monitor("hostfwd_add x")
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "QEMU refused hostfwd_add x: could not set up host forwarding rule"

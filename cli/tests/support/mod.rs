@@ -135,7 +135,7 @@ impl Daemon {
                 let (hangs, failure) = (state.hangs, state.failure.clone());
                 drop(state);
                 if hangs {
-                    std::thread::sleep(std::time::Duration::from_secs(60));
+                    std::thread::sleep(std::time::Duration::from_secs(600));
                 }
                 match failure {
                     Some(message) => {

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Client, Cluster, add_node, pod, until};
+use std::time::{Duration, Instant};
+
+use common::{Client, Cluster, LIMIT, add_node, pod, until};
 use serde_json::{Value, json};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -61,13 +63,11 @@ async fn roles_grant_what_they_say_where_they_are_bound() {
     );
     let path = format!("{RBAC}/namespaces/default/rolebindings/jane-edits");
     admin.ok("DELETE", &path, &Value::Null).await;
-    for _ in 0..100 {
-        if get_as(&mut admin, "jane", PODS).await.0 == 403 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let began = Instant::now();
+    while get_as(&mut admin, "jane", PODS).await.0 != 403 {
+        assert!(began.elapsed() < LIMIT, "the rights of a binding outlive it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("the rights of a binding outlive it");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ async fn replicas_stay_within_bounds_and_what_is_missing_is_told() {
     let _nodes = Hollow::start(&cluster, &["n1"]).await;
     let mut client = cluster.admin().await;
     kubectl.run("create deployment web --image=run:1");
-    kubectl.run("rollout status deployment/web --timeout=30s");
+    kubectl.run("rollout status deployment/web --timeout=120s");
 
     kubectl.run("autoscale deployment web --min=2 --max=4 --cpu=50%");
     let path = format!("{V2}/web");

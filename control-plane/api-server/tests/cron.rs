@@ -85,7 +85,7 @@ async fn jobs_are_made_at_their_times_and_the_last_are_kept() {
     let table = kubectl.run("get cronjobs");
     let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[..7], ["early", "*", "*", "3", "1", "*", "Asia/Tokyo"], "{table}");
-    kubectl.run("delete cronjob early --timeout=30s");
+    kubectl.run("delete cronjob early --timeout=120s");
     until(&mut client, &mine, |list| jobs(list).is_empty()).await;
 }
 
@@ -131,7 +131,7 @@ async fn kubectl_makes_cron_jobs_and_jobs_of_them() {
     let made = kubectl.output(&["create", "cronjob", "yearly", "--image=exit-0:1", schedule]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     kubectl.run("create job now --from=cronjob/yearly");
-    kubectl.run("wait --for=condition=Complete job/now --timeout=30s");
+    kubectl.run("wait --for=condition=Complete job/now --timeout=120s");
     let owner = kubectl.run("get job now -o jsonpath={.metadata.ownerReferences[0].name}");
     assert_eq!(owner, "yearly");
     let table = kubectl.run("get cj");

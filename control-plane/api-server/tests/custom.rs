@@ -193,7 +193,7 @@ async fn kubectl_finds_a_kind_as_soon_as_it_is_defined() {
         String::from_utf8(output.stdout).unwrap()
     };
     kubectl("apply -f definition.yaml");
-    kubectl("wait --for=condition=Established crd/widgets.example.com --timeout=10s");
+    kubectl("wait --for=condition=Established crd/widgets.example.com --timeout=120s");
     kubectl("apply -f widget.yaml");
     kubectl("apply --server-side --force-conflicts -f widget.yaml");
     let table = kubectl("get wd");

@@ -5,8 +5,9 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use common::{BINARY, Cluster};
+use common::{BINARY, Cluster, LIMIT};
 use serde_json::{Value, json};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -53,11 +54,9 @@ async fn files_show_no_secret_and_keys_change() {
         Command::new(BINARY).args(["rotate-secrets-key", "--dir"]).arg(cluster.dir.path()).output();
     assert!(rotated.unwrap().status.success());
     cluster.signal("HUP");
-    for _ in 0..200 {
-        if key_names(&cluster).len() == 1 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let began = Instant::now();
+    while key_names(&cluster).len() != 1 && began.elapsed() < LIMIT {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let after = key_names(&cluster);
     assert!(after.len() == 1 && after != before, "{after:?}");

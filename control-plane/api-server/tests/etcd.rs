@@ -4,10 +4,10 @@
 mod common;
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_test_etcd::Etcd;
-use common::{BINARY, Client, Cluster, Lines, add_node, pod, until};
+use common::{BINARY, Client, Cluster, LIMIT, Lines, add_node, pod, until};
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -20,8 +20,9 @@ const LEASE: &str =
 /// A server whose leader has to be silent for three seconds, not fifteen.
 fn hasty(etcd: &Etcd) -> Cluster {
     let url = etcd.url();
-    let mut options = vec!["--etcd-servers", &url, "--leader-elect-lease-duration", "3"];
-    options.extend(["--leader-elect-renew-deadline", "2", "--leader-elect-retry-period", "1"]);
+    // Long enough that a leader which is only slow keeps its lease.
+    let mut options = vec!["--etcd-servers", &url, "--leader-elect-lease-duration", "10"];
+    options.extend(["--leader-elect-renew-deadline", "8", "--leader-elect-retry-period", "1"]);
     Cluster::with(&options)
 }
 
@@ -168,10 +169,8 @@ async fn an_etcd_that_goes_away_is_named_and_found_again() {
     assert_eq!(client.get("/readyz").await.0, 500);
     assert_eq!(client.get("/version").await.0, 200);
     etcd.restart();
-    for _ in 0..200 {
-        if client.get("/readyz").await.0 == 200 {
-            break;
-        }
+    let began = Instant::now();
+    while client.get("/readyz").await.0 != 200 && began.elapsed() < LIMIT {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     client.ok("POST", MAPS, &map).await;
@@ -197,10 +196,8 @@ async fn a_new_key_for_secrets_reaches_every_server() {
     };
     assert!(!sealed("before", &key));
     one.signal("HUP");
-    for _ in 0..400 {
-        if sealed("before", &key) {
-            break;
-        }
+    let began = Instant::now();
+    while !sealed("before", &key) && began.elapsed() < LIMIT {
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     assert!(sealed("before", &key), "it is sealed anew");

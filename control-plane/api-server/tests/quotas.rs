@@ -53,7 +53,7 @@ async fn a_namespace_goes_when_its_last_pod_has() {
     let mut client = cluster.admin().await;
     kubectl.run("create namespace temp");
     kubectl.run("create deployment web -n temp --image=run:1 --replicas=2");
-    kubectl.run("rollout status -n temp deployment/web --timeout=30s");
+    kubectl.run("rollout status -n temp deployment/web --timeout=120s");
     // Nobody reports that pods are gone.
     drop(nodes);
     kubectl.run("delete namespace temp --wait=false");

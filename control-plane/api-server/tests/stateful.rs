@@ -37,7 +37,7 @@ async fn a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back() {
     let mut client = cluster.admin().await;
     let rolled_out = || {
         // Kubernetes' own message, however many pods were moved.
-        let said = kubectl.run("rollout status statefulset/web --timeout=30s");
+        let said = kubectl.run("rollout status statefulset/web --timeout=120s");
         assert!(said.contains("complete"), "{said}");
     };
     let images = || kubectl.run("get pods -o jsonpath={.items[*].spec.containers[0].image}");
@@ -72,7 +72,7 @@ async fn a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back() {
     kubectl
         .run(r#"patch sts web -p {"spec":{"updateStrategy":{"rollingUpdate":{"partition":2}}}}"#);
     kubectl.run("set image statefulset/web c=run:2");
-    let said = kubectl.run("rollout status statefulset/web --timeout=30s");
+    let said = kubectl.run("rollout status statefulset/web --timeout=120s");
     assert!(said.contains("partitioned roll out complete: 1 new pods"), "{said}");
     assert_eq!(images(), "run:1 run:1 run:2");
     kubectl
@@ -108,7 +108,7 @@ async fn a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back() {
     let stderr = String::from_utf8(refused.stderr).unwrap();
     assert!(stderr.contains("updates to statefulset spec for fields other than"), "{stderr}");
 
-    kubectl.run("delete statefulset web --timeout=30s");
+    kubectl.run("delete statefulset web --timeout=120s");
     until(&mut client, PODS, |pods| names(pods).is_empty()).await;
     let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
     until(&mut client, revisions, |revisions| names(revisions).is_empty()).await;
@@ -154,7 +154,7 @@ async fn a_sets_claims_are_made_with_its_pods_and_go_as_it_says() {
         claim["metadata"]["ownerReferences"][0]["kind"] == "StatefulSet"
     })
     .await;
-    kubectl.run("delete statefulset web --timeout=60s");
+    kubectl.run("delete statefulset web --timeout=120s");
     until(&mut client, CLAIMS, |claims| names(claims).is_empty()).await;
 }
 
@@ -182,7 +182,7 @@ async fn a_parallel_set_is_made_at_once_adopts_and_waits_for_no_one() {
     assert_eq!(all_new["status"].get("readyReplicas"), None, "{all_new}");
     // What never became ready keeps no update from it.
     kubectl.run("set image statefulset/web c=run:2");
-    kubectl.run("rollout status statefulset/web --timeout=30s");
+    kubectl.run("rollout status statefulset/web --timeout=120s");
     let adopted = client.get(&format!("{PODS}/web-5")).await.1;
     assert_eq!(adopted["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
 
