@@ -311,10 +311,14 @@ impl Clusters {
     /// Ends what runs of a cluster.
     async fn halt(&self, name: &ClusterName, gently: bool) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        if let Some(running) = running {
-            running.stop(gently).await;
-        }
-        if let Err(error) = Network::new(name.as_str()).remove().await {
+        let network = match running {
+            Some(running) => {
+                running.stop(gently).await;
+                running.network.clone()
+            }
+            None => Network::new(name.as_str()),
+        };
+        if let Err(error) = network.remove().await {
             tracing::warn!("cluster {name}: {error}");
         }
     }

@@ -28,6 +28,7 @@
 
 pub mod address;
 mod conntrack;
+mod elements;
 mod error;
 mod links;
 mod namespace;
@@ -40,6 +41,7 @@ mod uplink;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
@@ -66,13 +68,15 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 pub struct Network {
     namespace: Namespace,
+    elements: Arc<elements::Door>,
 }
 
 impl Network {
     /// The network of the cluster of that name, which need not be there.
     #[must_use]
     pub fn new(cluster: &str) -> Self {
-        Self { namespace: Namespace::new(&format!("bulkhead-{cluster}")) }
+        let namespace = Namespace::new(&format!("bulkhead-{cluster}"));
+        Self { namespace, elements: Arc::default() }
     }
 
     /// Makes what is missing of it, and puts its rules in force.
@@ -133,11 +137,13 @@ impl Network {
         if transaction == services::Transaction::default() {
             return Ok(());
         }
+        let elements = Arc::clone(&self.elements);
         self.namespace
             .enter(move || {
-                if !transaction.script.is_empty() {
-                    nft::run(&transaction.script)?;
+                if !transaction.chains.is_empty() {
+                    nft::run(&transaction.chains)?;
                 }
+                elements.change(&transaction.elements)?;
                 conntrack::end(&transaction.ended)
             })
             .await
@@ -233,6 +239,12 @@ impl Network {
             self.namespace.enter(links::remove_uplink).await?;
             namespace::on_a_thread(move || nft::run(&rules::no_host(uplink))).await?;
         }
+        let elements = Arc::clone(&self.elements);
+        let close = move || {
+            elements.close();
+            Ok(())
+        };
+        namespace::on_a_thread(close).await?;
         self.namespace.remove()
     }
 }

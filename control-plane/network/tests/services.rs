@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use bulkhead_network::address::{HOST, node_ip};
-use bulkhead_network::services::{Catalogue, Maps};
+use bulkhead_network::services::{Backends, Catalogue, Frontend, Maps, Protocol};
 use serde_json::{Value, json};
 use support::guest::{Guest, Pod, connect_from_host, parse};
 use support::{Cluster, LIMIT, in_namespace, isolated, run};
@@ -61,6 +61,75 @@ fn endpoint(pod: &Pod, node: u32) -> Value {
 fn unready(pod: &Pod, node: u32, draining: bool) -> Value {
     json!({"addresses": [pod.ip.to_string()], "nodeName": format!("a-{node}"),
            "conditions": {"ready": false, "serving": draining, "terminating": draining}})
+}
+
+/// What nft says that sets and maps have, an element each.
+fn elements(cluster: &Cluster) -> BTreeSet<String> {
+    let rules = cluster.rules();
+    let lists = rules.split("elements = {").skip(1).filter_map(|rest| rest.split('}').next());
+    lists.flat_map(|list| list.split(',').map(|element| element.trim().to_owned())).collect()
+}
+
+#[test]
+fn maps_have_what_they_are_told_change_by_change_or_at_once() {
+    isolated("maps_have_what_they_are_told_change_by_change_or_at_once", async || {
+        let cluster = Cluster::new("a").await;
+        let endpoint = |host: u8| SocketAddrV4::new(support::pod(1, host), 8080);
+        let to = |hosts: &[u8]| Backends::new(hosts.iter().map(|h| endpoint(*h)).collect(), None);
+        let sticky = |hosts: &[u8]| Backends::new(to(hosts).endpoints().to_vec(), Some(600));
+        let address = |port| Frontend::Address(SERVICE_IP, Protocol::Tcp, port);
+        let local = Frontend::FromNode(2, SERVICE_IP, Protocol::Udp, 53);
+        let node_port = Frontend::NodePort(Protocol::Sctp, 30080);
+
+        let mut maps = Maps::default();
+        let steps = [
+            vec![(address(80), to(&[2, 3])), (address(81), to(&[2, 4])), (local, to(&[5]))],
+            vec![(address(80), to(&[3, 6])), (node_port, to(&[7])), (local, sticky(&[5, 6]))],
+            vec![(address(81), to(&[])), (local, sticky(&[6]))],
+        ];
+        let mut table = BTreeMap::new();
+        for step in steps {
+            table.extend(step.clone());
+            cluster.network.apply(maps.change(step)).await.unwrap();
+        }
+        let changed = elements(&cluster);
+        for element in [
+            "10.96.0.10 . tcp . 80 : goto services-2",
+            "10.96.0.10 . tcp . 80 . 0x00000000 : 10.244.1.3 . 8080",
+            "10.96.0.10 . tcp . 80 . 0x00000001 : 10.244.1.6 . 8080",
+            "2 . 10.96.0.10 . udp . 53 : goto local-1-for-600s",
+            "2 . 10.96.0.10 . udp . 53 . 0x00000000 : 0x0af40106",
+            "2 . 10.96.0.10 . udp . 53 . 0x0af40106 : 10.244.1.6 . 8080",
+            "sctp . 30080 : goto nodeports-1",
+            "sctp . 30080 . 0x00000000 : 10.244.1.7 . 8080",
+            "10.244.1.3 . 10.244.1.3",
+        ] {
+            assert!(changed.contains(element), "{element} is not of {changed:#?}");
+        }
+        assert!(!changed.iter().any(|element| element.contains(" . 81")), "{changed:#?}");
+        assert!(!changed.contains("10.244.1.2 . 10.244.1.2"), "it is no endpoint any more");
+
+        cluster.network.apply(Maps::default().replace(table.clone())).await.unwrap();
+        assert_eq!(elements(&cluster), changed);
+
+        // All of what is refused is left undone: this deletes what is not there.
+        let mut wrong = Maps::default();
+        let _ = wrong.replace(BTreeMap::from([(address(82), to(&[2]))]));
+        let refused = wrong.change([(address(80), to(&[9])), (address(82), to(&[3]))]);
+        let refused = cluster.network.apply(refused).await.unwrap_err();
+        assert!(refused.to_string().contains("nftables"), "{refused}");
+        assert_eq!(elements(&cluster), changed);
+
+        // More at once than a socket takes unless it is told.
+        let many = |port: u16| (address(port), to(&[2, 3, 4, 5, 6, 7, 8, 9, 10, 11]));
+        table.extend((1000..1600).map(many));
+        cluster.network.apply(maps.replace(table)).await.unwrap();
+        let all = elements(&cluster);
+        assert!(all.is_superset(&changed));
+        // One says where to go, ten where that leads.
+        let new = all.iter().filter(|element| element.contains("10.96.0.10 . tcp . 1"));
+        assert_eq!(new.count(), 600 * 11);
+    });
 }
 
 /// Who answers within so many connections.

@@ -1,8 +1,8 @@
 //! What Services and NetworkPolicies cost as their number grows: loading them, one change until it
 //! is in force, and the first packet of a connection, over real rules in a network namespace.
 //!
-//! `cargo run --release -p bulkhead-network --example scale`, as root or where user namespaces are
-//! allowed. Everything goes with the process.
+//! `cargo run --release -p bulkhead-network --example scale [services|policies]`, as root or where user
+//! namespaces are allowed. Everything goes with the process.
 
 mod policies;
 mod services;
@@ -18,17 +18,27 @@ use support::{Node, pod};
 const PACKETS: u16 = 2000;
 
 fn main() {
+    let part = std::env::args().nth(1);
+    let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if !wanted("services") && !wanted("policies") {
+        eprintln!("usage: scale [services|policies]");
+        std::process::exit(2);
+    }
     if let Some(mut command) = support::elsewhere() {
-        panic!("unshare: {}", command.exec());
+        panic!("unshare: {}", command.args(std::env::args().skip(1)).exec());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    println!("Services  endpoints  all loaded  one endpoint's change  first packet");
-    for services in [10, 5000] {
-        runtime.block_on(services::measure(services, 10));
+    if wanted("services") {
+        println!("Services  endpoints  all loaded  one endpoint's change  first packet");
+        for services in [10, 5000] {
+            runtime.block_on(services::measure(services, 10));
+        }
     }
-    println!("policies   pods  read, loaded  one pod's change  one policy's  first packet");
-    for (policies, pods) in [(0, 50), (10, 50), (1000, 5000)] {
-        runtime.block_on(policies::measure(policies, pods));
+    if wanted("policies") {
+        println!("policies   pods  read, loaded  one pod's change  one policy's  first packet");
+        for (policies, pods) in [(0, 50), (10, 50), (1000, 5000)] {
+            runtime.block_on(policies::measure(policies, pods));
+        }
     }
 }
 

@@ -1,54 +1,84 @@
 //! What Services cost.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use bulkhead_network::services::{Backends, Frontend, Maps, Protocol};
+use bulkhead_network::services::{Catalogue, Maps};
+use serde_json::{Value, json};
 
 use crate::support::{Cluster, pod};
 use crate::{first_packets, median, milliseconds};
 
 const ROUNDS: usize = 50;
 
-fn frontend(service: u32) -> Frontend {
-    let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + service);
-    Frontend::Address(ip, Protocol::Udp, 53)
+/// The address of a Service.
+fn address(service: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + service)
 }
 
-fn backends(service: u32, endpoints: u32, changed: bool) -> Backends {
-    // All of node 2, on ports of their own: that they are as many addresses does not matter.
+/// The Service whose endpoints change, and the one that datagrams are sent to.
+const CHANGED: u32 = 3;
+const ASKED: u32 = 5;
+
+/// The port of a Service and its endpoints. That flows of datagrams are ended is another matter than
+/// the rules, so what changes has none.
+fn port(service: u32) -> Value {
+    json!({"name": "", "port": 53, "protocol": if service == ASKED { "UDP" } else { "TCP" }})
+}
+
+fn service(service: u32) -> Value {
+    json!({
+        "metadata": {"namespace": "default", "name": format!("s{service}")},
+        "spec": {"clusterIP": address(service), "ports": [port(service)]},
+    })
+}
+
+/// A Service's endpoints, of which the first may not be ready. All are of node 2; that there are only
+/// 250 addresses of them does not matter.
+fn slice(service: u32, endpoints: u32, ready: bool) -> Value {
     let endpoint = |index: u32| {
         let host = u8::try_from((service * endpoints + index) % 250 + 1).unwrap();
-        let port = 1000 + u16::try_from(index).unwrap() + u16::from(changed && index == 0) * 500;
-        SocketAddrV4::new(pod(2, host), port)
+        json!({
+            "addresses": [pod(2, host)], "nodeName": "a-2",
+            "targetRef": {"kind": "Pod", "uid": format!("pod-{service}-{index}")},
+            "conditions": {"ready": ready || index != 0},
+        })
     };
-    Backends::new((0..endpoints).map(endpoint).collect(), None)
+    json!({
+        "metadata": {
+            "namespace": "default", "name": format!("s{service}-1"),
+            "labels": {"kubernetes.io/service-name": format!("s{service}")},
+        },
+        "addressType": "IPv4",
+        "ports": [port(service)],
+        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
+    })
 }
 
 pub(crate) async fn measure(services: u32, endpoints: u32) {
     let cluster = Cluster::new("a").await;
     let (one, two) = (cluster.node(1).await, cluster.node(2).await);
+    let mut catalogue = Catalogue::new("a", cluster.uplink.cluster_address());
     let mut maps = Maps::default();
-    let table: BTreeMap<_, _> =
-        (0..services).map(|s| (frontend(s), backends(s, endpoints, false))).collect();
+    for number in 0..services {
+        catalogue.set_service(&service(number));
+        catalogue.set_slice(&slice(number, endpoints, true));
+    }
     let begun = Instant::now();
-    cluster.network.apply(maps.replace(table)).await.unwrap();
+    cluster.network.apply(maps.replace(catalogue.table())).await.unwrap();
     let loaded = begun.elapsed();
 
+    // From an EndpointSlice as a watch brings it, to when new connections follow it.
     let mut changes = Vec::new();
     for round in 0..ROUNDS {
-        let change = [(frontend(3), backends(3, endpoints, round % 2 == 0))];
+        let news = slice(CHANGED, endpoints, round % 2 == 1);
         let begun = Instant::now();
-        let mut transaction = maps.change(change);
-        // The flows of datagrams are another matter than the rules.
-        transaction.ended.clear();
-        cluster.network.apply(transaction).await.unwrap();
+        catalogue.set_slice(&news);
+        cluster.network.apply(maps.change(catalogue.changes())).await.unwrap();
         changes.push(begun.elapsed());
     }
 
-    let Frontend::Address(to, ..) = frontend(5) else { return };
-    let packets = first_packets(&one, &two, to);
+    let packets = first_packets(&one, &two, address(ASKED));
     println!(
         "{services:8}  {endpoints:9}  {:7.0?} ms  {:18.1?} ms  {:9.1?} µs",
         milliseconds(loaded),

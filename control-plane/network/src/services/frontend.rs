@@ -24,6 +24,15 @@ impl Protocol {
             Some(_) => None,
         }
     }
+
+    /// The number that it has in IP's header.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -36,7 +45,17 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Where connections are met. Prints as an element's key in its map.
+/// Parts of a key in a map, each of which takes a multiple of four bytes there.
+pub(super) fn concat(parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in parts {
+        key.extend_from_slice(part);
+        key.resize(key.len().next_multiple_of(4), 0);
+    }
+    key
+}
+
+/// Where connections are met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Frontend {
     /// At an address, from wherever.
@@ -57,16 +76,18 @@ impl Frontend {
             | Self::NodePort(protocol, port) => (protocol, port),
         }
     }
-}
 
-impl fmt::Display for Frontend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Its key in its map.
+    pub(super) fn key(&self) -> Vec<u8> {
+        let (protocol, port) = self.port();
+        let (protocol, port) = (&[protocol.number()][..], &port.to_be_bytes()[..]);
         match self {
-            Self::Address(ip, protocol, port) => write!(f, "{ip} . {protocol} . {port}"),
-            Self::FromNode(node, ip, protocol, port) => {
-                write!(f, "{node} . {ip} . {protocol} . {port}")
+            Self::Address(ip, ..) => concat(&[&ip.octets(), protocol, port]),
+            // A group is a number of the host's.
+            Self::FromNode(node, ip, ..) => {
+                concat(&[&node.to_ne_bytes(), &ip.octets(), protocol, port])
             }
-            Self::NodePort(protocol, port) => write!(f, "{protocol} . {port}"),
+            Self::NodePort(..) => concat(&[protocol, port]),
         }
     }
 }

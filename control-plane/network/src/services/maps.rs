@@ -1,107 +1,33 @@
-//! nftables' maps of Services: what they hold, and the scripts that make them hold something else.
+//! What nftables' maps of Services hold, and what makes them hold something else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::chains::{Chain, HAIRPINS, Kind};
+use super::frontend::concat;
 use super::{Backends, Frontend, Protocol};
-
-/// The key by which a client's endpoint is remembered.
-const CLIENT: &str = "ip saddr . ip daddr . meta l4proto . th dport";
-
-/// The clients that are remembered at most; who comes then is not.
-const CLIENTS: u32 = 1 << 18;
-
-/// The type of that key.
-const CLIENT_TYPE: &str = "ipv4_addr . ipv4_addr . inet_proto . inet_service";
-
-/// A kind of frontends: its maps' name, and its key, as an expression and as a type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind {
-    name: &'static str,
-    key: &'static str,
-    types: &'static str,
-}
-
-const SERVICES: Kind = Kind {
-    name: "services",
-    key: "ip daddr . meta l4proto . th dport",
-    types: "ipv4_addr . inet_proto . inet_service",
-};
-const LOCAL: Kind = Kind {
-    name: "local",
-    key: "iifgroup . ip daddr . meta l4proto . th dport",
-    types: "devgroup . ipv4_addr . inet_proto . inet_service",
-};
-const NODE_PORTS: Kind =
-    Kind { name: "nodeports", key: "meta l4proto . th dport", types: "inet_proto . inet_service" };
-
-impl Kind {
-    const fn of(frontend: &Frontend) -> Self {
-        match frontend {
-            Frontend::Address(..) => SERVICES,
-            Frontend::FromNode(..) => LOCAL,
-            Frontend::NodePort(..) => NODE_PORTS,
-        }
-    }
-}
-
-/// The maps, empty if they are new, and left as they are if they are not. Their types are spelled
-/// out: with `typeof`, nft 1.0.6 takes their endpoints' ports for those of another protocol once
-/// they have elements.
-pub(crate) fn skeleton() -> String {
-    let mut script = format!(
-        "\
-add set ip bulkhead node-addresses {{ type ipv4_addr; }}
-add set ip bulkhead own-pods {{ type ipv4_addr . ipv4_addr; flags interval; }}
-add set ip bulkhead hairpins {{ type ipv4_addr . ipv4_addr; }}
-add map ip bulkhead affinity {{ type {CLIENT_TYPE} : mark; flags dynamic,timeout; size {CLIENTS}; }}
-"
-    );
-    for Kind { name, types, .. } in [SERVICES, LOCAL, NODE_PORTS] {
-        // Writing to a string does not fail.
-        let _ = write!(
-            script,
-            "\
-add map ip bulkhead {name} {{ type {types} : verdict; }}
-add map ip bulkhead {name}-endpoints {{ type {types} . mark : ipv4_addr . inet_service; }}
-add map ip bulkhead {name}-slots {{ type {types} . mark : mark; }}
-add map ip bulkhead {name}-sticky {{ type {types} . mark : ipv4_addr . inet_service; }}
-"
-        );
-    }
-    script
-}
-
-/// The rules, of a chain where destinations are translated, that look a first packet up.
-pub(crate) fn dispatch(chain: &str) -> String {
-    format!(
-        "\
-add rule ip bulkhead {chain} {} vmap @local
-add rule ip bulkhead {chain} {} vmap @services
-add rule ip bulkhead {chain} ip daddr @node-addresses {} vmap @nodeports
-",
-        LOCAL.key, SERVICES.key, NODE_PORTS.key
-    )
-}
+use crate::elements::{Elements, Value};
 
 /// Connections from a frontend to an endpoint which is no more: datagrams would go there for as
 /// long as they keep coming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flow {
-    /// Where they were met: protocol and port.
-    pub port: u16,
+pub(crate) struct Flow {
+    /// Where they were met.
+    pub(crate) port: u16,
     /// Where they are led.
-    pub endpoint: SocketAddrV4,
+    pub(crate) endpoint: SocketAddrV4,
 }
 
 /// A change of the maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// For nft; empty if nothing changes.
-    pub script: String,
+    /// The script of the chains that it takes and that may not be there. What they do not lead to
+    /// yet they do not change, so they are made before it, not with it.
+    pub(crate) chains: String,
+    /// What changes in the maps.
+    pub(crate) elements: Elements,
     /// UDP flows that it ends.
-    pub ended: Vec<Flow>,
+    pub(crate) ended: Vec<Flow>,
 }
 
 /// What the maps hold.
@@ -113,153 +39,50 @@ pub struct Maps {
     chains: BTreeSet<Chain>,
 }
 
-/// The chain that picks one of so many endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Chain {
-    kind: Kind,
-    endpoints: usize,
-    affinity: Option<u32>,
-}
-
-impl Chain {
-    fn of(frontend: &Frontend, backends: &Backends) -> Self {
-        Self {
-            kind: Kind::of(frontend),
-            endpoints: backends.endpoints().len(),
-            affinity: backends.affinity(),
-        }
-    }
-
-    fn name(self) -> String {
-        let Self { kind: Kind { name, .. }, endpoints, affinity } = self;
-        match affinity {
-            None => format!("{name}-{endpoints}"),
-            Some(seconds) => format!("{name}-{endpoints}-for-{seconds}s"),
-        }
-    }
-
-    /// The script that makes it.
-    fn script(self) -> String {
-        let Self { kind: Kind { name, key, .. }, endpoints, affinity } = self;
-        let chain = self.name();
-        let rule = format!("add rule ip bulkhead {chain}");
-        let pick = format!("{rule} meta mark set numgen random mod {endpoints}");
-        let lead = |map: &str| {
-            format!(
-                "{rule} meta l4proto {{ tcp, udp, sctp }} \
-                 dnat ip addr . port to {key} . meta mark map @{name}-{map}"
-            )
-        };
-        let mut lines = vec![
-            format!("add chain ip bulkhead {chain}"),
-            format!("flush chain ip bulkhead {chain}"),
-        ];
-        match affinity {
-            None => lines.extend([pick, lead("endpoints")]),
-            Some(seconds) => {
-                let known = format!("{rule} meta mark set {CLIENT} map @affinity");
-                let remember = |condition: &str| {
-                    format!(
-                        "{rule} {condition} \
-                         update @affinity {{ {CLIENT} timeout {seconds}s : meta mark }}"
-                    )
-                };
-                // Where the endpoint that is remembered is no more, the lookup finds nothing and
-                // the next rules pick another, which takes its place: an update alone would keep
-                // what is remembered.
-                let again =
-                    lead("sticky").replacen("meta l4proto", "meta mark != 0 meta l4proto", 1);
-                let slot = format!("{rule} meta mark set {key} . meta mark map @{name}-slots");
-                lines.extend([
-                    format!("{rule} meta mark set 0"),
-                    known,
-                    remember("meta mark != 0"),
-                    again,
-                    format!("{rule} delete @affinity {{ {CLIENT} : meta mark }}"),
-                    pick,
-                    slot,
-                    remember(""),
-                    lead("sticky"),
-                ]);
-            }
-        }
-        lines.join("\n") + "\n"
-    }
-}
-
-/// Elements to add to and to delete from sets and maps, by name.
-#[derive(Debug, Default)]
-struct Elements {
-    added: BTreeMap<String, Vec<String>>,
-    deleted: BTreeMap<String, Vec<String>>,
-}
-
-impl Elements {
-    fn add(&mut self, map: String, element: String) {
-        self.added.entry(map).or_default().push(element);
-    }
-
-    fn delete(&mut self, map: String, key: String) {
-        self.deleted.entry(map).or_default().push(key);
-    }
-
-    fn script(&self) -> String {
-        let mut script = String::new();
-        for (verb, maps) in [("delete", &self.deleted), ("add", &self.added)] {
-            for (map, elements) in maps {
-                let elements = elements.join(", ");
-                // Writing to a string does not fail.
-                let _ = writeln!(script, "{verb} element ip bulkhead {map} {{ {elements} }}");
-            }
-        }
-        script
-    }
-}
-
-/// An endpoint's element in the maps, by map: key and value.
+/// An endpoint's elements in the maps: map, key and value.
 fn elements<'a>(
     frontend: &'a Frontend,
     backends: &'a Backends,
-) -> impl Iterator<Item = (String, String, String)> + 'a {
+) -> impl Iterator<Item = (String, Vec<u8>, Vec<u8>)> + 'a {
     let name = Kind::of(frontend).name;
     let sticky = backends.affinity().is_some();
-    backends.endpoints().iter().enumerate().flat_map(move |(slot, endpoint)| {
-        let address = endpoint.ip().to_bits();
-        let target = format!("{} . {}", endpoint.ip(), endpoint.port());
-        let of = |map: &str, key: String, value: &str| {
-            (format!("{name}-{map}"), format!("{frontend} . {key}"), value.to_owned())
+    let mut last = None;
+    (0_u32..).zip(backends.endpoints()).flat_map(move |(slot, endpoint)| {
+        let mark = endpoint.ip().to_bits();
+        let target = concat(&[&endpoint.ip().octets(), &endpoint.port().to_be_bytes()]);
+        let of = |map: &str, key: u32, value: Vec<u8>| {
+            let key = [frontend.key(), key.to_ne_bytes().to_vec()].concat();
+            (format!("{name}-{map}"), key, value)
         };
-        if sticky {
-            vec![
-                of("slots", slot.to_string(), &address.to_string()),
-                of("sticky", address.to_string(), &target),
-            ]
-        } else {
-            vec![of("endpoints", slot.to_string(), &target)]
+        if !sticky {
+            return vec![of("endpoints", slot, target)];
         }
+        let mut elements = vec![of("slots", slot, mark.to_ne_bytes().to_vec())];
+        // An address is what is remembered, so one of two ports that it has is all that is used.
+        if last.replace(mark) != Some(mark) {
+            elements.push(of("sticky", mark, target));
+        }
+        elements
     })
 }
 
 impl Maps {
     /// Makes the maps hold `table` whatever they hold, as a new daemon does.
     pub fn replace(&mut self, table: BTreeMap<Frontend, Backends>) -> Transaction {
-        let mut script = String::new();
-        for Kind { name, .. } in [SERVICES, LOCAL, NODE_PORTS] {
+        let before = std::mem::take(self).table;
+        let mut transaction = self.change(table);
+        for Kind { name, .. } in Kind::ALL {
             for map in ["", "-endpoints", "-slots", "-sticky"] {
-                // Writing to a string does not fail.
-                let _ = writeln!(script, "flush map ip bulkhead {name}{map}");
+                transaction.elements.flush(format!("{name}{map}"));
             }
         }
-        script += "flush set ip bulkhead hairpins\n";
-        let before = std::mem::take(self).table;
-        script += &self.change(table).script;
-        let ended = before
-            .iter()
-            .flat_map(|(frontend, old)| {
-                ended(frontend, old, self.table.get(frontend).unwrap_or(&Backends::default()))
-            })
-            .collect();
-        Transaction { script, ended }
+        transaction.elements.flush(HAIRPINS.to_owned());
+        let none = Backends::default();
+        let ended = before.iter().flat_map(|(frontend, old)| {
+            ended(frontend, old, self.table.get(frontend).unwrap_or(&none))
+        });
+        transaction.ended = ended.collect();
+        transaction
     }
 
     /// Makes frontends lead elsewhere; one without endpoints leads nowhere.
@@ -267,7 +90,6 @@ impl Maps {
         &mut self,
         changes: impl IntoIterator<Item = (Frontend, Backends)>,
     ) -> Transaction {
-        let mut elements = Elements::default();
         let mut transaction = Transaction::default();
         for (frontend, new) in changes {
             let old = self.table.remove(&frontend).unwrap_or_default();
@@ -276,11 +98,10 @@ impl Maps {
                 continue;
             }
             transaction.ended.extend(ended(&frontend, &old, &new));
-            transaction.script += &self.lead(frontend, &old, &new, &mut elements);
-            self.count(&old, &new, &mut elements);
+            transaction.chains += &self.lead(frontend, &old, &new, &mut transaction.elements);
+            self.count(&old, &new, &mut transaction.elements);
             self.keep(frontend, new);
         }
-        transaction.script += &elements.script();
         transaction
     }
 
@@ -290,7 +111,7 @@ impl Maps {
         }
     }
 
-    /// Changes one frontend's elements; the script of the chain that it takes, if that is new.
+    /// Changes one frontend's elements; the script of chains that are to be made for it.
     fn lead(
         &mut self,
         frontend: Frontend,
@@ -304,7 +125,7 @@ impl Maps {
             elements.delete(map.clone(), key.clone());
         }
         for (map, key, value) in after.difference(&before) {
-            elements.add(map.clone(), format!("{key} : {value}"));
+            elements.add(map.clone(), key.clone(), Value::Data(value.clone()));
         }
         let (was, is) = (Chain::of(&frontend, old), Chain::of(&frontend, new));
         if was == is {
@@ -312,23 +133,28 @@ impl Maps {
         }
         let name = Kind::of(&frontend).name.to_owned();
         if was.endpoints > 0 {
-            elements.delete(name.clone(), frontend.to_string());
+            elements.delete(name.clone(), frontend.key());
         }
         if is.endpoints == 0 {
             return String::new();
         }
-        elements.add(name, format!("{frontend} : goto {}", is.name()));
-        if self.chains.insert(is) { is.script() } else { String::new() }
+        elements.add(name, frontend.key(), Value::Goto(is.name()));
+        if self.chains.contains(&is) {
+            return String::new();
+        }
+        self.chains.extend(is.company());
+        is.company().map(Chain::script).collect()
     }
 
     /// Keeps the set of what may be led back to where it came from.
     fn count(&mut self, old: &Backends, new: &Backends, elements: &mut Elements) {
-        let name = || "hairpins".to_owned();
+        let name = || HAIRPINS.to_owned();
+        let twice = |ip: &Ipv4Addr| ip.octets().repeat(2);
         for endpoint in new.endpoints() {
             let count = self.addresses.entry(*endpoint.ip()).or_default();
             *count += 1;
             if *count == 1 {
-                elements.add(name(), format!("{0} . {0}", endpoint.ip()));
+                elements.add(name(), twice(endpoint.ip()), Value::None);
             }
         }
         for endpoint in old.endpoints() {
@@ -336,7 +162,7 @@ impl Maps {
                 *count -= 1;
                 if *count == 0 {
                     self.addresses.remove(endpoint.ip());
-                    elements.delete(name(), format!("{0} . {0}", endpoint.ip()));
+                    elements.delete(name(), twice(endpoint.ip()));
                 }
             }
         }
@@ -351,4 +177,102 @@ fn ended(frontend: &Frontend, old: &Backends, new: &Backends) -> Vec<Flow> {
     }
     let gone = old.endpoints().iter().filter(|endpoint| !new.endpoints().contains(endpoint));
     gone.map(|endpoint| Flow { port, endpoint: *endpoint }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::elements::tests::Held;
+
+    /// Few of everything, so that frontends share addresses and endpoints come back.
+    fn frontends() -> impl Strategy<Value = Frontend> {
+        let ip = (1_u8..4).prop_map(|last| Ipv4Addr::new(10, 96, 0, last));
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+        (0..3, 1_u32..3, ip, protocol, 80_u16..82).prop_map(|(kind, node, ip, protocol, port)| {
+            match kind {
+                0 => Frontend::Address(ip, protocol, port),
+                1 => Frontend::FromNode(node, ip, protocol, port),
+                _ => Frontend::NodePort(protocol, port),
+            }
+        })
+    }
+
+    fn backends() -> impl Strategy<Value = Backends> {
+        let ip = (1_u8..8).prop_map(|last| Ipv4Addr::new(10, 244, 0, last));
+        let endpoint = (ip, 8080_u16..8083).prop_map(|(ip, port)| SocketAddrV4::new(ip, port));
+        let affinity = prop_oneof![3 => Just(None), 1 => Just(Some(60)), 1 => Just(Some(600))];
+        (proptest::collection::vec(endpoint, 0..24), affinity)
+            .prop_map(|(endpoints, affinity)| Backends::new(endpoints, affinity))
+    }
+
+    /// The chains that elements lead to.
+    fn led_to(held: &Held) -> BTreeSet<&str> {
+        fn chain(value: &Value) -> Option<&str> {
+            if let Value::Goto(chain) = value { Some(chain) } else { None }
+        }
+        held.values().flat_map(BTreeMap::values).filter_map(chain).collect()
+    }
+
+    /// The chains that a script makes.
+    fn made(script: &str) -> impl Iterator<Item = String> {
+        script
+            .lines()
+            .filter_map(|line| line.strip_prefix("add chain ip bulkhead "))
+            .map(str::to_owned)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Change by change or at once: the maps hold the same, and every chain is there before
+        /// anything leads to it.
+        #[test]
+        fn changes_come_to_what_a_new_daemon_would_write(
+            rounds in proptest::collection::vec(
+                proptest::collection::btree_map(frontends(), backends(), 0..6), 1..12),
+        ) {
+            let (mut maps, mut held, mut chains) = (Maps::default(), Held::new(), BTreeSet::new());
+            let mut table = BTreeMap::new();
+            for changes in rounds {
+                table.extend(changes.clone());
+                let transaction = maps.change(changes.clone());
+                chains.extend(made(&transaction.chains));
+                transaction.elements.apply(&mut held);
+                prop_assert!(led_to(&held).iter().all(|chain| chains.contains(*chain)));
+
+                let mut anew = Held::from([("services".to_owned(), BTreeMap::from([
+                    (b"left".to_vec(), Value::Goto("services-1".to_owned())),
+                ]))]);
+                Maps::default().replace(table.clone()).elements.apply(&mut anew);
+                prop_assert_eq!(&held, &anew);
+                prop_assert_eq!(maps.change(changes), Transaction::default(), "nothing is new");
+            }
+            // As when the kernel refused something, and nobody knows what it has.
+            let again = maps.replace(table);
+            let mut anew = held.clone();
+            again.elements.apply(&mut anew);
+            prop_assert_eq!(&held, &anew);
+            let chains: BTreeSet<_> = made(&again.chains).collect();
+            prop_assert!(led_to(&held).iter().all(|chain| chains.contains(*chain)));
+        }
+    }
+
+    #[test]
+    fn one_endpoint_more_or_less_is_a_few_elements_and_no_chain() {
+        let frontend = |port| Frontend::Address(Ipv4Addr::new(10, 96, 0, 1), Protocol::Tcp, port);
+        let backends = |count: u16| {
+            let ip = Ipv4Addr::new(10, 244, 0, 1);
+            Backends::new((1..=count).map(|port| SocketAddrV4::new(ip, port)).collect(), None)
+        };
+        let mut maps = Maps::default();
+        maps.replace((1..=1000).map(|port| (frontend(port), backends(10))).collect());
+        for count in [9, 10, 11, 16, 1] {
+            let transaction = maps.change([(frontend(7), backends(count))]);
+            assert_eq!(transaction.chains, "", "{count}");
+            assert_ne!(transaction.elements, Elements::default());
+        }
+        assert!(maps.change([(frontend(7), backends(17))]).chains.contains("services-32\n"));
+    }
 }

@@ -10,14 +10,16 @@
 //! ```
 //!
 //! So it costs the same for ten Services as for thousands, and when an endpoint comes or goes a few
-//! elements change. Connection tracking does the rest of a connection: what is open stays with its
+//! elements change, of which the kernel is told without a run of nft. Connection tracking does the rest of a connection: what is open stays with its
 //! endpoint, and a new connection sees the maps as they are.
 
 mod catalogue;
+mod chains;
 mod frontend;
 mod maps;
 
 pub use catalogue::Catalogue;
+pub(crate) use chains::{dispatch, skeleton};
 pub use frontend::{Backends, Frontend, Protocol};
-pub use maps::{Flow, Maps, Transaction};
-pub(crate) use maps::{dispatch, skeleton};
+pub(crate) use maps::Flow;
+pub use maps::{Maps, Transaction};
