@@ -4,8 +4,8 @@
 //! median of its runs, and what counts is the ratio. Below the table stands which memory this host
 //! gives huge pages: much of a boot's time depends on it. `ci/bench` prepares the files and sets the
 //! environment; in a place without usable KVM it starts this inside an emulated host. Arguments
-//! select parts (`boot memory idle block node net`); without any, all but the network are measured,
-//! which has a table of its own (`ci/bench-net`).
+//! select parts (`boot memory idle block node net services`); without any, all but the last two are
+//! measured, the network's, which have a table of their own (`ci/bench-net`).
 
 #![forbid(unsafe_code)]
 
@@ -23,17 +23,18 @@ use std::process::ExitCode;
 use table::Table;
 
 /// What can be measured.
-const PARTS: [&str; 6] = ["boot", "memory", "idle", "block", "node", "net"];
+const PARTS: [&str; 7] = ["boot", "memory", "idle", "block", "node", "net", "services"];
 
 fn main() -> ExitCode {
-    let runs = std::env::var("BULKHEAD_BENCH_RUNS").ok().and_then(|text| text.parse().ok());
-    let runs = runs.unwrap_or(10);
+    let asked = std::env::var("BULKHEAD_BENCH_RUNS").ok().and_then(|text| text.parse().ok());
+    let runs = asked.unwrap_or(10);
     let parts: Vec<String> = std::env::args().skip(1).collect();
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
         eprintln!("bulkhead-bench: there is no part {unknown:?}; there are: {}", PARTS.join(" "));
         return ExitCode::from(2);
     }
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let asked_for = |part: &str| parts.iter().any(|asked| asked == part);
+    let wanted = |part: &str| parts.is_empty() || asked_for(part);
     let mut table = Table::default();
     // Pods are compared with a node's boot.
     if wanted("boot") || wanted("node") {
@@ -56,9 +57,14 @@ fn main() -> ExitCode {
         eprintln!("block: {} runs of each", block::RUNS);
         block::measure(&mut table);
     }
-    if parts.iter().any(|part| part == "net") {
-        eprintln!("network: {runs} rounds");
-        net::measure(runs, &mut table);
+    if asked_for("services") {
+        eprintln!("Services");
+        net::services(&mut table);
+    }
+    if asked_for("net") {
+        let rounds = asked.unwrap_or(net::ROUNDS);
+        eprintln!("network: {rounds} rounds");
+        net::measure(rounds, &mut table);
     }
     print!("{table}");
     println!("\n{}", huge_pages());

@@ -1,5 +1,5 @@
 //! The network between nodes: pods on two of them against two guests of QEMU's on a bridge; what a
-//! Service adds; and what Services cost as their number grows.
+//! Service adds. And what Services cost as their number grows, which takes no guests.
 
 use std::process::Command;
 use std::time::Duration;
@@ -18,38 +18,46 @@ struct Round {
     latency: f64,
 }
 
+/// How many rounds there are unless it is said: each takes the better part of a minute in an emulated
+/// host, most of it the measured seconds themselves.
+pub(crate) const ROUNDS: usize = 5;
+
 /// Compares pods with guests of either monitor on a bridge, and pods with and without a Service, in so
-/// many rounds, in each of which every side takes its turn.
+/// many rounds, in each of which every side takes its turn. Who is first changes from round to round: a
+/// long run warms its end, and what is measured just after another thing meets what that left.
 pub(crate) fn measure(rounds: usize, table: &mut Table) {
     let home = Home::new();
     let cluster = home.cluster("net", 2);
     cluster.load_image("nettools");
     let pods = Pods::start(cluster.kubectl());
     let bridge = Bridge::new();
-    let mut sides = [const { (Vec::new(), Vec::new()) }; 3];
-    let (mut direct, mut service) = (Vec::new(), Vec::new());
+    let sides: [&dyn Fn() -> Round; 3] =
+        [&|| pods.round(), &|| bridge.round(Monitor::Qemu), &|| bridge.round(Monitor::Bulkhead)];
+    let ways = [pods.address.as_str(), pods.service.as_str()];
+    let mut loads = [const { (Vec::new(), Vec::new()) }; 3];
+    let mut hops = [const { Vec::new() }; 2];
     for round in 0..rounds {
-        let turns = [pods.round(), bridge.round(Monitor::Qemu), bridge.round(Monitor::Bulkhead)];
-        for (side, round) in sides.iter_mut().zip(turns) {
-            side.0.push(round.rate);
-            side.1.push(round.latency);
+        for turn in 0..sides.len() {
+            let turn = (round + turn) % sides.len();
+            let Round { rate, latency } = sides[turn]();
+            loads[turn].0.push(rate);
+            loads[turn].1.push(latency);
         }
-        // Who is first changes: a long run warms its second half.
-        let (pod, hop) = (pods.address.as_str(), pods.service.as_str());
-        let turns = if round % 2 == 0 { [pod, hop] } else { [hop, pod] };
-        for turn in turns {
-            let latency = pods.latency(turn);
-            if turn == pod { direct.push(latency) } else { service.push(latency) }
+        for turn in 0..ways.len() {
+            let turn = (round + turn) % ways.len();
+            hops[turn].push(pods.latency(ways[turn]));
         }
+        eprintln!(
+            "  round {round}: pods, QEMU, on a bridge {loads:.0?}; direct, Service {hops:.0?}"
+        );
     }
-    let [ours, qemu, wire] = sides.map(|(rate, latency)| (median(rate), median(latency)));
+    let [ours, qemu, wire] = loads.map(|(rate, latency)| (median(rate), median(latency)));
     table.ratio("iperf3 TCP, pods on two nodes; QEMU's guests", ours.0, qemu.0, "Mbit/s", "≥ 1");
     table.ratio("sockperf TCP, there and back, the same", ours.1, qemu.1, "µs", "≤ 1");
     table.ratio("iperf3 TCP, guests of both on one bridge", wire.0, qemu.0, "Mbit/s", "–");
     table.ratio("sockperf TCP, there and back, the same", wire.1, qemu.1, "µs", "–");
-    let (service, direct) = (median(service), median(direct));
+    let [direct, service] = hops.map(median);
     table.ratio("sockperf TCP, by a Service; by the pod's address", service, direct, "µs", "≤ 1.1");
-    scale(table);
 }
 
 /// Pods with the programs on two nodes.
@@ -106,9 +114,12 @@ impl Pods {
         self.kubectl.run(&[&["exec", "client", "--"], command].concat())
     }
 
+    /// Both programs at once, as a guest on a bridge runs them: the client that asks for it starts
+    /// before what it would disturb.
     fn round(&self) -> Round {
-        let rate = rate(&self.exec(&["iperf3", "-c", &self.address, "-t", "3", "-J"]).ok());
-        Round { rate, latency: self.latency(&self.address) }
+        let script = "iperf3 -c $0 -t 3 -J; sockperf ping-pong --tcp -i $0 -t 3";
+        let said = self.exec(&["sh", "-c", script, &self.address]).ok();
+        Round { rate: rate(&said), latency: latency(&said) }
     }
 
     fn latency(&self, address: &str) -> f64 {
@@ -165,8 +176,12 @@ fn ip(arguments: &str) {
 /// Mbit/s that arrived, of what `iperf3 -J` says.
 fn rate(said: &str) -> f64 {
     let json = said.find('{').map_or(said, |start| &said[start..]);
-    let report: Value =
-        serde_json::from_str(json).unwrap_or_else(|error| panic!("iperf3: {error}: {said}"));
+    // Other programs may have said more after it.
+    let report = serde_json::Deserializer::from_str(json).into_iter::<Value>().next();
+    let report = match report {
+        Some(Ok(report)) => report,
+        other => panic!("iperf3: {other:?}: {said}"),
+    };
     let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
     bits.unwrap_or_else(|| panic!("iperf3: {said}")) / 1e6
 }
@@ -179,11 +194,10 @@ fn latency(said: &str) -> f64 {
 }
 
 /// What an example of the network's own measures over real rules, without guests.
-fn scale(table: &mut Table) {
-    let said = Outcome::of(&mut Command::new(setting("BULKHEAD_BENCH_SCALE"))).ok();
+pub(crate) fn services(table: &mut Table) {
+    let said = Outcome::of(Command::new(setting("BULKHEAD_BENCH_SCALE")).arg("services")).ok();
     // Services, endpoints of each, then numbers and their units: all loaded, a change, a first packet.
-    let of_services = said.lines().take_while(|line| !line.starts_with("policies"));
-    let rows = of_services.filter_map(|line| {
+    let rows = said.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |at: usize| words.get(at)?.parse::<f64>().ok();
         Some((number(0)?, number(4)?, number(6)?))
