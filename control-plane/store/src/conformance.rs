@@ -47,11 +47,12 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 async fn compare_and_swap(store: &dyn Store) {
     let first = create(store, "/cas/a", "1").await;
-    assert_eq!(store.revision().await.expect("revision"), first, "the newest revision");
+    // Here and below: a store may write for itself between any two.
+    assert!(store.revision().await.expect("revision") >= first, "the newest revision");
     let again = store.write(Write::Create { key: "/cas/a".into(), value: "x".into() }).await;
     assert!(matches!(again, Err(StoreError::Exists(_))), "create of a present key: {again:?}");
     let second = update(store, "/cas/a", "2", first).await;
-    assert_eq!(second, first.next(), "revisions are consecutive");
+    assert!(second > first, "revisions ascend");
     let stale = Write::Update { key: "/cas/a".into(), value: "x".into(), expected: first };
     let stale = store.write(stale).await;
     assert!(
@@ -142,7 +143,6 @@ async fn watches_replay_and_follow(store: &dyn Store) {
         assert_eq!(event.revision, revision);
         assert_eq!((&event.value, &event.previous), (&value, &previous), "at {revision}");
     }
-    // A store may write for itself meanwhile.
     let newest = store.revision().await.expect("revision");
     assert!((deleted..=newest).contains(&watch.revision()), "{}", watch.revision());
     let other = create(store, "/elsewhere/2", "x").await;
@@ -155,12 +155,12 @@ async fn watches_replay_and_follow(store: &dyn Store) {
     let start = store.revision().await.expect("revision");
     let mut slow = store.watch("/many/", start).await.expect("a watch");
     let value = "x".repeat(16 << 10);
-    let mut revision = create(store, "/many/k", &value).await;
-    for _ in 1..600 {
-        revision = update(store, "/many/k", &value, revision).await;
+    let mut written = vec![create(store, "/many/k", &value).await];
+    for index in 1..600 {
+        written.push(update(store, "/many/k", &value, written[index - 1]).await);
     }
     let events = take(slow.as_mut(), 600).await;
-    assert!(events.windows(2).all(|two| two[0].revision.next() == two[1].revision), "no gap");
+    assert!(events.iter().map(|event| event.revision).eq(written), "no gap");
     assert!(events[1..].iter().all(|event| event.previous.is_some()), "previous values");
 }
 
@@ -216,8 +216,9 @@ async fn compaction_forgets_only_the_past(store: &dyn Store) {
     // The newest revision survives its own compaction.
     let last = delete(store, "/compact/a", a3).await;
     store.compact(last).await.expect("compaction");
-    assert_eq!(store.revision().await.expect("revision"), last);
-    assert_eq!(create(store, "/compact/c", "c").await, last.next());
+    let newest = store.revision().await.expect("revision");
+    assert!(newest >= last, "{newest} after {last}");
+    assert!(create(store, "/compact/c", "c").await > newest);
     let future = store.compact(Revision(last.0 + 1000)).await;
     assert!(matches!(future, Err(StoreError::Future { .. })), "compaction of the future");
 }
