@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const MERGE: &str = "application/merge-patch+json";
 /// More than any test waits for a server that cuts somebody off.
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 
 async fn connect(cluster: &Cluster) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(cluster.address).await.unwrap();

@@ -29,7 +29,7 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Longer than anything takes on a machine that is busy.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bulkhead-api-server");
 
@@ -211,23 +211,35 @@ pub(crate) async fn read_until(stream: &mut TlsStream<TcpStream>, expected: &str
     seen
 }
 
-/// One connection.
+/// One connection, and another when the server has closed it because it was idle.
 pub(crate) struct Client {
+    address: SocketAddr,
+    connector: TlsConnector,
     sender: http1::SendRequest<Full<Bytes>>,
 }
 
 impl Client {
     pub(crate) async fn connect(cluster: &Cluster, user: Option<&str>) -> Self {
-        let stream = TcpStream::connect(cluster.address).await.unwrap();
-        let connector = TlsConnector::from(Arc::new(tls(cluster, user)));
+        let (address, connector) =
+            (cluster.address, TlsConnector::from(Arc::new(tls(cluster, user))));
+        let sender = Self::handshake(address, &connector).await.unwrap();
+        Self { address, connector, sender }
+    }
+
+    async fn handshake(
+        address: SocketAddr,
+        connector: &TlsConnector,
+    ) -> std::io::Result<http1::SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = connector.connect(name, stream).await.unwrap();
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let stream = connector.connect(name, stream).await?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(std::io::Error::other)?;
         tokio::spawn(async move {
             // A server that is killed breaks it.
             let _ = connection.with_upgrades().await;
         });
-        Self { sender }
+        Ok(sender)
     }
 
     pub(crate) async fn send(
@@ -242,7 +254,10 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.sender.ready().await?;
+        if let Err(closed) = self.sender.ready().await {
+            let again = Self::handshake(self.address, &self.connector).await;
+            self.sender = again.map_err(|_| closed)?;
+        }
         self.sender.send_request(request.body(Full::new(body.into())).unwrap()).await
     }
 
