@@ -126,3 +126,51 @@ async fn an_apply_conflicts_with_who_owns_what_it_changes() {
     let (code, status) = client.typed("PATCH", &path("fieldManager=x"), apply, &managed).await;
     assert_eq!((code, &status["message"]), (400, &json!("metadata.managedFields must be nil")));
 }
+
+#[tokio::test]
+async fn an_apply_to_the_status_owns_the_status_only() {
+    const PODS: &str = "/api/v1/namespaces/default/pods";
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    // No scheduler writes to it meanwhile.
+    let spec = json!({
+        "schedulerName": "none", "containers": [{"name": "c", "image": "busybox"}],
+    });
+    client.ok("POST", PODS, &json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    let path = |query: &str| format!("{PODS}/p/status?{query}");
+    let apply = "application/apply-patch+yaml";
+    let status = |message: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            // Not of the status: neither changed nor anybody's conflict.
+            "spec": {"containers": [{"name": "c", "image": "other"}]},
+            "status": {"message": message},
+        })
+    };
+    let one = "fieldManager=one";
+    let (code, applied) = client.typed("PATCH", &path(one), apply, &status("a")).await;
+    assert_eq!((code, &applied["status"]["message"]), (200, &json!("a")), "{applied}");
+    assert_eq!(applied["spec"]["containers"][0]["image"], "busybox");
+    let managers = applied["metadata"]["managedFields"].as_array().unwrap();
+    let entry = managers.iter().find(|entry| entry["manager"] == "one").unwrap();
+    assert_eq!(entry["subresource"], "status");
+    assert_eq!(entry["fieldsV1"], json!({"f:status": {"f:message": {}}}));
+    let (code, again) = client.typed("PATCH", &path(one), apply, &status("a")).await;
+    assert_eq!((code, &again), (200, &applied));
+    let two = path("fieldManager=two");
+    let (code, refused) = client.typed("PATCH", &two, apply, &status("b")).await;
+    let causes = refused["details"]["causes"].as_array().unwrap();
+    assert_eq!((code, causes.len()), (409, 1), "{refused}");
+    assert_eq!(causes[0]["field"], ".status.message", "{refused}");
+}
+
+#[tokio::test]
+async fn what_was_answered_can_be_put_back() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let map = json!({"metadata": {"name": "m", "annotations": {}, "finalizers": null}});
+    let created = client.ok("POST", MAPS, &map).await;
+    assert!(created["metadata"].get("annotations").is_none(), "{created}");
+    let (code, same) = client.json("PUT", &format!("{MAPS}/m"), &created).await;
+    assert_eq!((code, same), (200, created));
+}

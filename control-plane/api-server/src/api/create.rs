@@ -55,6 +55,7 @@ impl Api {
         if ownership == Ownership::Changes {
             metadata.remove("managedFields");
         }
+        metadata::tidy(metadata);
         metadata.insert("uid".into(), object::uid().into());
         metadata.insert("creationTimestamp".into(), object::now().into());
         if resource.generation {

@@ -1,10 +1,20 @@
 //! What all kinds have in common: the rules of `metadata`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::names;
 use crate::object;
 use crate::status::Cause;
+
+/// Drops what is empty: it is the same as what is not there, and compares equal to it then.
+pub(super) fn tidy(metadata: &mut Map<String, Value>) {
+    metadata.retain(|_, value| match value {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    });
+}
 
 /// Reports what is wrong with an object's metadata, beside its name.
 pub(super) fn validate(metadata: &Value, causes: &mut Vec<Cause>) {

@@ -86,7 +86,7 @@ impl Api {
         for _ in 0..ATTEMPTS {
             let (current, expected) = self.current(place, name).await?;
             let changed = change(&current)?;
-            let mut object = merge(place, name, target, &current, changed)?;
+            let mut object = merge(place, name, target, ownership, &current, changed)?;
             if object == current {
                 return Ok(object);
             }
@@ -188,6 +188,7 @@ fn merge(
     place: &Place,
     name: &str,
     target: Target,
+    ownership: Ownership,
     current: &Value,
     mut changed: Value,
 ) -> Result<Value> {
@@ -214,10 +215,11 @@ fn merge(
     }
     let metadata = object::map(&mut changed, "metadata")
         .ok_or_else(|| Status::bad_request("metadata is not an object"))?;
-    // An object that says nothing of managers keeps them.
+    // An object that says nothing of managers keeps them; what only changes the status is not asked.
     let says =
         metadata.get("managedFields").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
-    if matches!(target, Target::Status | Target::Approval) || !says {
+    let asked = !matches!(target, Target::Status | Target::Approval);
+    if ownership == Ownership::Changes && !asked || !says {
         match current["metadata"].get("managedFields") {
             Some(fields) => metadata.insert("managedFields".into(), fields.clone()),
             None => metadata.remove("managedFields"),
@@ -241,13 +243,7 @@ fn merge(
             None => metadata.remove(field),
         };
     }
-    // Empty maps are absent ones, so that taking the last label away compares equal to none.
-    metadata.retain(|_, value| match value {
-        Value::Null => false,
-        Value::Object(map) => !map.is_empty(),
-        Value::Array(list) => !list.is_empty(),
-        _ => true,
-    });
+    metadata::tidy(metadata);
     let mut object = match target {
         Target::Main | Target::Whole => changed,
         Target::Status => {

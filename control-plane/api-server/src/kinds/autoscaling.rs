@@ -87,10 +87,10 @@ fn default(one: &mut Value) {
     object::set_default(&mut behavior["scaleUp"], "stabilizationWindowSeconds", 0);
 }
 
+/// What is stored is v2: a write of v1 is answered with what a read will show.
 fn default_v1(one: &mut Value) {
-    if let Some(spec) = one.get_mut("spec").filter(|spec| spec.is_object()) {
-        object::set_default(spec, "minReplicas", 1);
-    }
+    to_v2(one);
+    from_v2(one);
 }
 
 fn validate_size(spec: &Value, causes: &mut Vec<Cause>) {
@@ -399,8 +399,17 @@ mod tests {
         let mut back = v1.clone();
         to_v2(&mut back);
         assert_eq!(back, v2);
+        let mut same = v1.clone();
+        default_v1(&mut same);
+        assert_eq!(same, v1);
         v1["metadata"]["annotations"][IN_ANNOTATIONS[0].2] = "nonsense".into();
         to_v2(&mut v1);
         assert_eq!(object::list(&v1, "spec.metrics").len(), 1);
+
+        let mut plain = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 5}});
+        default_v1(&mut plain);
+        let expected =
+            json!({"maxReplicas": 5, "minReplicas": 1, "targetCPUUtilizationPercentage": 80});
+        assert_eq!(plain["spec"], expected);
     }
 }

@@ -191,12 +191,18 @@ fn entry((manager, owned): (&Manager, &Owned)) -> Value {
     entry
 }
 
-/// The fields of an object that somebody may own: those of a subresource, if there is one.
+/// The fields of an object that somebody may own: those of a subresource, if there is one. What a
+/// write through it says beyond them is passed over, and is nobody's.
 fn without_servers(mut fields: FieldSet, subresource: &str, has_status: bool) -> FieldSet {
     fields.remove("f:apiVersion");
     fields.remove("f:kind");
-    if subresource.is_empty() && has_status {
-        fields.remove("f:status");
+    match subresource {
+        "" if has_status => fields.remove("f:status"),
+        "" => {}
+        "status" | "approval" => {
+            fields.retain(|step| matches!(step, "f:metadata" | "f:status"));
+        }
+        _ => fields.remove("f:status"),
     }
     if fields.touches("f:metadata") {
         let mut metadata = fields.child("f:metadata").cloned().unwrap_or_default();
@@ -290,7 +296,8 @@ impl Scope<'_> {
         walk::remove(&mut merged, &last.difference(&named), &kept, self.shape);
 
         let walk::Comparison { changed, removed } = walk::compare(live, &merged, self.shape);
-        let changed = without_servers(changed, &manager.subresource, self.has_status);
+        let own = |fields| without_servers(fields, &manager.subresource, self.has_status);
+        let (changed, removed) = (own(changed), own(removed));
         let mut conflicts = Vec::new();
         for (other, owned) in managers.0.iter().filter(|(other, _)| *other != manager) {
             let owner = describe(other, owned);

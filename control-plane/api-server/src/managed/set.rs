@@ -74,6 +74,11 @@ impl FieldSet {
         self.children.remove(step);
     }
 
+    /// Removes the paths that begin with a step which is not to `keep`.
+    pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.children.retain(|step, _| keep(step));
+    }
+
     /// The paths of both.
     #[must_use]
     pub fn union(mut self, other: &Self) -> Self {
