@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     action::Action,
-    board::{Board, Slot},
+    board::{Board, List, Slot},
 };
 use crate::runtime::{PodContext, Runtime};
 
@@ -42,7 +42,8 @@ impl<R: Runtime> Prober<R> {
         {
             return kill;
         }
-        let ready = self.container.readiness_probe.is_none();
+        // Readiness says whether a pod serves, which ephemeral containers have no part in.
+        let ready = self.container.readiness_probe.is_none() && self.slot.list != List::Ephemeral;
         self.board.update_container(self.slot, |status| {
             status.started = true;
             status.ready = ready;

@@ -25,7 +25,8 @@ async fn they_are_added_to_a_pod_that_runs_and_never_restarted() {
             seconds(1).await;
             bench.apply(spec("Always", &["d"]));
             seconds(1).await;
-            assert!(bench.status().ephemeral_container_statuses[0].state.running.is_some());
+            let running = &bench.status().ephemeral_container_statuses[0];
+            assert!(running.state.running.is_some() && !running.ready);
             assert!(bench.pods.live("u", "d").is_ok());
             // What is there already is not added again.
             bench.apply(spec("Always", &["d", "e"]));
