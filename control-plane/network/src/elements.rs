@@ -2,7 +2,8 @@
 //!
 //! `nft` could do it, but to start it and to have it ask what tables, chains and sets there are
 //! costs many times what the kernel takes for a change of a few elements, which is what a Service's
-//! endpoint is; and so does its end ([`Door`]). So scripts say what the sets and rules are, and what is in the sets comes from here.
+//! endpoint is; and so does its end ([`Door`]). So scripts say what the sets and rules are, and what
+//! is in the sets comes from here.
 //!
 //! How a key is laid out is said in nftables' own source (`src/datatype.c`, concatenations): each
 //! part begins at a multiple of four bytes; addresses and ports are in network byte order, marks and

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! So it costs the same for ten Services as for thousands, and when an endpoint comes or goes a few
-//! elements change, of which the kernel is told without a run of nft. Connection tracking does the rest of a connection: what is open stays with its
-//! endpoint, and a new connection sees the maps as they are.
+//! elements change, of which the kernel is told without a run of nft. Connection tracking does the rest
+//! of a connection: what is open stays with its endpoint, and a new connection sees the maps as they are.
 
 mod catalogue;
 mod chains;
