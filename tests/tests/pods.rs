@@ -59,9 +59,13 @@ fn a_pod_runs_logs_execs_and_goes() {
         }),
         json!({}),
     ));
-    let running = kubectl.wait_phase("web", "Running");
-    assert_eq!(running["status"]["containerStatuses"][0]["ready"], true, "{running:#}");
-    assert_eq!(kubectl.run(&["logs", "web"]).ok(), "hello from web\n");
+    let ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+    let running = kubectl.wait_pod("web", "is ready", ready);
+    assert_eq!(running["status"]["phase"], "Running", "{running:#}");
+    until("what it says is logged", Duration::from_secs(60), || {
+        let log = kubectl.run(&["logs", "web"]).ok();
+        if log == "hello from web\n" { Ok(()) } else { Err(log) }
+    });
     assert_eq!(kubectl.run(&["exec", "web", "--", "hostname"]).ok(), "web\n");
     assert_eq!(kubectl.run(&["exec", "web", "--", "sh", "-c", "exit 42"]).code, 42);
 
