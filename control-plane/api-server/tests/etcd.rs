@@ -17,10 +17,10 @@ const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/bulkhead-control-plane";
 
-/// A server whose leader has to be silent for three seconds, not fifteen.
+/// A server whose leader has to be silent for ten seconds, not fifteen.
 fn hasty(etcd: &Etcd) -> Cluster {
     let url = etcd.url();
-    // Long enough that a leader which is only slow keeps its lease.
+    // Fewer would end the lease of a leader which is only slow.
     let mut options = vec!["--etcd-servers", &url, "--leader-elect-lease-duration", "10"];
     options.extend(["--leader-elect-renew-deadline", "8", "--leader-elect-retry-period", "1"]);
     Cluster::with(&options)
