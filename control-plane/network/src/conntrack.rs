@@ -20,16 +20,24 @@ use nix::libc::ENOENT;
 
 use crate::NetError;
 use crate::address::NodeLink;
-use crate::services::Flow;
+use crate::services::Stale;
 
 type Handle = ConnectionHandle<NetfilterMessage>;
 
 /// Ends UDP flows of the calling thread's network namespace.
-pub(crate) fn end(flows: &[Flow]) -> Result<(), NetError> {
-    if flows.is_empty() {
+pub(crate) fn end(flows: &Stale) -> Result<(), NetError> {
+    if flows.is_none() {
         return Ok(());
     }
-    end_those(|connection| flows.iter().any(|flow| connection.is_of(flow)))
+    end_those(|connection| {
+        let (met, led) = (connection.original.destination, connection.reply.source);
+        match (connection.original.protocol, met, led) {
+            (Some(Protocol::Udp), Some(SocketAddr::V4(met)), Some(SocketAddr::V4(led))) => {
+                flows.has(met, led)
+            }
+            _ => false,
+        }
+    })
 }
 
 /// Ends every connection of these addresses in the calling thread's network namespace.
@@ -136,15 +144,6 @@ impl Connection {
             }
         }
         connection
-    }
-
-    /// Whether it is of a flow: met elsewhere than where it is led.
-    fn is_of(&self, flow: &Flow) -> bool {
-        let endpoint = SocketAddr::from(flow.endpoint);
-        let met = self.original.destination;
-        self.original.protocol == Some(Protocol::Udp)
-            && met.is_some_and(|met| met.port() == flow.port && met != endpoint)
-            && self.reply.source == Some(endpoint)
     }
 }
 

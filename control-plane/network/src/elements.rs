@@ -14,7 +14,9 @@ use std::io;
 use std::os::linux::fs::MetadataExt as _;
 use std::sync::{Mutex, PoisonError};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla as _,
+};
 use netlink_packet_netfilter::nftables::{
     DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
     SetElementMessage, Verdict, VerdictAttribute,
@@ -37,8 +39,42 @@ const CHUNK: usize = 500;
 /// NFNL_SUBSYS_NFTABLES of `linux/netfilter/nfnetlink.h`: whose messages a batch is made of.
 const NFTABLES: u16 = 10;
 
+/// Where an element of a set is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    first: Vec<u8>,
+    /// In a set of intervals, whose elements are not to overlap: where it ends, part by part.
+    last: Option<Vec<u8>>,
+}
+
+impl Key {
+    /// From one key to another, both included, in a set of intervals.
+    pub(crate) const fn range(first: Vec<u8>, last: Vec<u8>) -> Self {
+        Self { first, last: Some(last) }
+    }
+
+    fn attributes(&self) -> Vec<SetElementAttribute> {
+        let value = |key: &[u8]| DataAttribute::Value(key.to_vec());
+        let mut attributes = vec![SetElementAttribute::Key(value(&self.first))];
+        // The crate has no type for what is in this one, which is what is in a key.
+        attributes.extend(self.last.as_ref().map(|last| {
+            let end = value(last);
+            let mut bytes = vec![0; end.value_len()];
+            end.emit_value(&mut bytes);
+            SetElementAttribute::KeyEnd(vec![DefaultNla::new(end.kind(), bytes)])
+        }));
+        attributes
+    }
+}
+
+impl From<Vec<u8>> for Key {
+    fn from(first: Vec<u8>) -> Self {
+        Self { first, last: None }
+    }
+}
+
 /// What a map has for a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Value {
     /// Nothing: it is a set's.
     None,
@@ -52,8 +88,8 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Elements {
     flushed: Vec<String>,
-    deleted: BTreeMap<String, Vec<Vec<u8>>>,
-    added: BTreeMap<String, Vec<(Vec<u8>, Value)>>,
+    deleted: BTreeMap<String, Vec<Key>>,
+    added: BTreeMap<String, Vec<(Key, Value)>>,
 }
 
 impl Elements {
@@ -63,13 +99,13 @@ impl Elements {
     }
 
     /// What a set has for a key, and it has something, goes.
-    pub(crate) fn delete(&mut self, set: String, key: Vec<u8>) {
-        self.deleted.entry(set).or_default().push(key);
+    pub(crate) fn delete(&mut self, set: String, key: impl Into<Key>) {
+        self.deleted.entry(set).or_default().push(key.into());
     }
 
     /// A set, which has nothing else for that key then, gets a value for it.
-    pub(crate) fn add(&mut self, set: String, key: Vec<u8>, value: Value) {
-        self.added.entry(set).or_default().push((key, value));
+    pub(crate) fn add(&mut self, set: String, key: impl Into<Key>, value: Value) {
+        self.added.entry(set).or_default().push((key.into(), value));
     }
 
     fn messages(&self) -> impl Iterator<Item = NfTablesMessage> {
@@ -86,24 +122,22 @@ impl Elements {
         });
         let deleted = self.deleted.iter().flat_map(move |(set, keys)| {
             keys.chunks(CHUNK).map(move |keys| {
-                let keys = keys.iter().map(|key| vec![attribute(key)]);
-                NfTablesMessage::DeleteSetElement(of(set, keys.collect()))
+                NfTablesMessage::DeleteSetElement(of(
+                    set,
+                    keys.iter().map(Key::attributes).collect(),
+                ))
             })
         });
         let added = self.added.iter().flat_map(move |(set, elements)| {
             elements.chunks(CHUNK).map(move |elements| {
                 let elements = elements.iter().map(|(key, value)| {
-                    [Some(attribute(key)), value.attribute()].into_iter().flatten().collect()
+                    key.attributes().into_iter().chain(value.attribute()).collect()
                 });
                 NfTablesMessage::NewSetElement(of(set, elements.collect()))
             })
         });
         flushed.chain(deleted).chain(added)
     }
-}
-
-fn attribute(key: &[u8]) -> SetElementAttribute {
-    SetElementAttribute::Key(DataAttribute::Value(key.to_vec()))
 }
 
 impl Value {
@@ -223,7 +257,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// What sets have, as strict as the kernel.
-    pub(crate) type Held = BTreeMap<String, BTreeMap<Vec<u8>, Value>>;
+    pub(crate) type Held = BTreeMap<String, BTreeMap<Key, Value>>;
 
     impl Elements {
         /// Changes what sets have.

@@ -144,7 +144,7 @@ impl Network {
                     nft::run(&transaction.chains)?;
                 }
                 elements.change(&transaction.elements)?;
-                conntrack::end(&transaction.ended)
+                conntrack::end(&transaction.stale)
             })
             .await
     }

@@ -34,6 +34,12 @@ pub(crate) fn lock() -> Result<Flock<File>, NetError> {
 pub struct Uplink(u8);
 
 impl Uplink {
+    /// The one with this number, whether it is there or not.
+    #[must_use]
+    pub const fn numbered(number: u8) -> Self {
+        Self(number)
+    }
+
     /// The network that it leads to: the cluster's addresses as seen from the host.
     #[must_use]
     pub fn network(self) -> Ipv4Net {

@@ -3,7 +3,8 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use bulkhead_network::address::{HOST, node_ip};
 use bulkhead_network::services::{Backends, Catalogue, Frontend, Maps, Protocol};
@@ -465,5 +466,106 @@ fn datagrams_do_not_go_on_to_an_endpoint_that_is_gone() {
         assert_eq!(ask(), a.namespace);
         services.slice(ports(), vec![endpoint(&b, 2)]).await;
         assert_eq!(ask(), b.namespace);
+
+        // It is gone while no daemon is there: the next knows nothing of whom it replaced.
+        services.catalogue.set_slice(&json!({
+            "metadata": {"namespace": "default", "name": "web-1",
+                         "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": ports(), "endpoints": [endpoint(&a, 2)],
+        }));
+        let anew = Maps::default().replace(services.catalogue.table());
+        cluster.network.apply(anew).await.unwrap();
+        assert_eq!(ask(), a.namespace);
+    });
+}
+
+#[test]
+fn datagrams_do_not_go_on_to_where_nobody_was() {
+    isolated("datagrams_do_not_go_on_to_where_nobody_was", async || {
+        const PORT: u16 = 30_053;
+        let cluster = Cluster::new("a").await;
+        let (one, two) = (Guest::boot(&cluster, 1).await, Guest::boot(&cluster, 2).await);
+        let (client, pod) = (one.pod(2), one.pod(3));
+        // The node's own server stands for whoever has the address itself.
+        two.itself().serve_udp(PORT);
+        pod.serve_udp(53);
+        let mut services = Services::new(&cluster).await;
+        let socket = in_namespace(&client.namespace, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let ask = || {
+            socket.send_to(b"who?", (node_ip(2), PORT)).unwrap();
+            let mut buffer = [0; 100];
+            let (length, _) = socket.recv_from(&mut buffer).unwrap();
+            parse(&String::from_utf8_lossy(&buffer[..length])).0
+        };
+        assert_eq!(ask(), two.namespace());
+        let ports = json!([{"port": 53, "nodePort": PORT, "protocol": "UDP"}]);
+        services.service(json!({"type": "NodePort", "ports": ports})).await;
+        assert_eq!(ask(), two.namespace(), "it leads nowhere yet");
+        let ports = json!([{"name": "", "port": 53, "protocol": "UDP"}]);
+        services.slice(ports, vec![endpoint(&pod, 1)]).await;
+        assert_eq!(ask(), pod.namespace);
+    });
+}
+
+#[test]
+fn only_whom_it_names_reaches_a_restricted_load_balancer() {
+    isolated("only_whom_it_names_reaches_a_restricted_load_balancer", async || {
+        let cluster = Cluster::new("a").await;
+        let one = Guest::boot(&cluster, 1).await;
+        let (client, other, pod) = (one.pod(2), one.pod(9), one.pod(3));
+        pod.serve(80);
+        let mut services = Services::new(&cluster).await;
+        let balanced = cluster.uplink.network().hosts().nth(20).unwrap();
+        let service = |ranges: Value| {
+            json!({
+                "metadata": {"namespace": "default", "name": "web"},
+                "spec": {"type": "LoadBalancer", "clusterIP": SERVICE_IP.to_string(),
+                         "loadBalancerSourceRanges": ranges,
+                         "ports": [{"port": 80, "nodePort": 30080}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": balanced.to_string()}]}},
+            })
+        };
+        services.catalogue.set_service(&service(Value::Null));
+        services.slice(json!([{"name": "", "port": 80}]), vec![endpoint(&pod, 1)]).await;
+        // Who is not let in hears nothing.
+        let connect =
+            || TcpStream::connect_timeout(&(balanced, 80).into(), Duration::from_millis(400));
+        let dropped = |tried: std::io::Result<TcpStream>| {
+            tried.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+        };
+        let host = || connect_from_host((balanced, 80).into()).is_ok();
+        assert!(host() && client.connect(balanced, 80).is_ok());
+
+        // Blocks that lie in each other, and one of IPv6, which are nobody here.
+        let own = cluster.uplink.host_address();
+        for (ranges, of_host, of_client) in [
+            (json!([format!("{}/32", client.ip), "10.244.1.0/29", "fd00::/8"]), false, true),
+            (json!([format!(" {own}/32 ")]), true, false),
+            (json!(["10.0.0.0/8"]), true, true),
+            (json!(["fd00::/8"]), false, false),
+        ] {
+            services.catalogue.set_service(&service(ranges.clone()));
+            services.apply().await;
+            let host_in = if of_host { host() } else { !dropped(connect()) };
+            assert_eq!(host_in, of_host, "{ranges}");
+            let client_in = match of_client {
+                true => client.connect(balanced, 80).is_ok(),
+                false => !dropped(in_namespace(&client.namespace, connect)),
+            };
+            assert_eq!(client_in, of_client, "{ranges}");
+        }
+        assert!(other.connect(SERVICE_IP, 80).is_ok(), "it is about the load balancer alone");
+        let outside = cluster.uplink.cluster_address();
+        assert!(connect_from_host((outside, 30080).into()).is_ok(), "and not about node ports");
+
+        services.catalogue.set_service(&service(json!([])));
+        services.apply().await;
+        assert!(host() && other.connect(balanced, 80).is_ok());
+        // A map's element has a value, and a set's none.
+        let left = elements(&cluster).into_iter().find(|element| {
+            element.starts_with(&format!("{balanced} . tcp . 80")) && !element.contains(" : ")
+        });
+        assert_eq!(left, None, "all of it is gone");
     });
 }

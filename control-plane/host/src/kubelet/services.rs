@@ -242,8 +242,10 @@ impl State {
         for pod in self.leaving.drain(..) {
             tokio::spawn(pod.settle(network.clone()));
         }
-        for link in self.forsaken.drain(..) {
-            network.forsake(link).await?;
+        // What fails is tried again.
+        while let Some(link) = self.forsaken.last() {
+            network.forsake(*link).await?;
+            self.forsaken.pop();
         }
         Ok(())
     }

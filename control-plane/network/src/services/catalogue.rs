@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use super::{Backends, Frontend, Protocol};
@@ -15,8 +16,12 @@ const SERVICE_NAME: &str = "/metadata/labels/kubernetes.io~1service-name";
 /// What a Service asks for.
 #[derive(Debug)]
 struct Service {
-    /// Its address in the cluster, what it has outside, and what the host gave it.
+    /// Its address in the cluster, and what it has outside.
     addresses: Vec<Ipv4Addr>,
+    /// What its load balancer, which is the host, gave it.
+    balanced: Vec<Ipv4Addr>,
+    /// Who may connect there, if not everybody may.
+    sources: Option<Vec<Ipv4Net>>,
     ports: Vec<Port>,
     affinity: Option<u32>,
     internal_local: bool,
@@ -337,6 +342,10 @@ impl Catalogue {
         for address in addresses {
             frontends.push((Frontend::Address(*address, protocol, number), to(None)));
         }
+        for address in &service.balanced {
+            let backends = to(None).open_to(service.sources.as_deref());
+            frontends.push((Frontend::Address(*address, protocol, number), backends));
+        }
         match node_port {
             Some(node_port) if service.external_local => {
                 let at = |address| Frontend::Address(address, protocol, node_port);
@@ -392,7 +401,7 @@ impl Catalogue {
 fn service(object: &Value) -> Service {
     let kind = text(object, "/spec/type");
     let local = |field: &str| text(object, field) == "Local";
-    let mut addresses = Vec::new();
+    let (mut addresses, mut balanced) = (Vec::new(), Vec::new());
     if kind != "ExternalName" {
         // `None` of a headless one is no address.
         addresses.extend(address::parse(text(object, "/spec/clusterIP")));
@@ -400,9 +409,13 @@ fn service(object: &Value) -> Service {
         let given = list(object, "/status/loadBalancer/ingress").iter();
         let given = given.map(|ingress| text(ingress, "/ip"));
         if !addresses.is_empty() {
-            addresses.extend(external.chain(given).filter_map(|ip| address::parse(ip).ok()));
+            addresses.extend(external.filter_map(|ip| address::parse(ip).ok()));
+            balanced.extend(given.filter_map(|ip| address::parse(ip).ok()));
         }
     }
+    // Of a list of IPv6 networks alone nobody is whom we serve.
+    let sources = list(object, "/spec/loadBalancerSourceRanges");
+    let networks = sources.iter().filter_map(|range| range.as_str()?.trim().parse().ok());
     let ports = list(object, "/spec/ports").iter().filter_map(|port| {
         Some(Port {
             name: text(port, "/name").to_owned(),
@@ -416,6 +429,8 @@ fn service(object: &Value) -> Service {
     let timeout = timeout.and_then(Value::as_u64).and_then(|seconds| u32::try_from(seconds).ok());
     Service {
         addresses,
+        balanced,
+        sources: (!sources.is_empty()).then(|| networks.collect()),
         ports,
         affinity: (text(object, "/spec/sessionAffinity") == "ClientIP")
             .then(|| timeout.unwrap_or(10_800)),

@@ -16,6 +16,12 @@ const CLIENT_TYPE: &str = "ipv4_addr . ipv4_addr . inet_proto . inet_service";
 /// The set of the endpoints' addresses, each twice: who is led back to where it came from.
 pub(super) const HAIRPINS: &str = "hairpins";
 
+/// The set of the frontends that not everybody may connect to.
+pub(super) const RESTRICTED: &str = "restricted";
+
+/// The set of those who may, for each of these.
+pub(super) const SOURCES: &str = "sources";
+
 /// Chains are made for so many numbers of endpoints at once, for that takes a run of nft, which is
 /// not to be waited for whenever a Service has an endpoint more than any before.
 const AT_ONCE: usize = 16;
@@ -62,8 +68,11 @@ pub(crate) fn skeleton() -> String {
 add set ip bulkhead node-addresses {{ type ipv4_addr; }}
 add set ip bulkhead own-pods {{ type ipv4_addr . ipv4_addr; flags interval; }}
 add set ip bulkhead {HAIRPINS} {{ type ipv4_addr . ipv4_addr; }}
+add set ip bulkhead {RESTRICTED} {{ type {services}; }}
+add set ip bulkhead {SOURCES} {{ type {services} . ipv4_addr; flags interval; }}
 add map ip bulkhead affinity {{ type {CLIENT_TYPE} : mark; flags dynamic,timeout; size {CLIENTS}; }}
-"
+",
+        services = SERVICES.types,
     );
     for Kind { name, types, .. } in Kind::ALL {
         // Writing to a string does not fail.
@@ -84,11 +93,14 @@ add map ip bulkhead {name}-sticky {{ type {types} . mark : ipv4_addr . inet_serv
 pub(crate) fn dispatch(chain: &str) -> String {
     format!(
         "\
-add rule ip bulkhead {chain} {} vmap @local
-add rule ip bulkhead {chain} {} vmap @services
-add rule ip bulkhead {chain} ip daddr @node-addresses {} vmap @nodeports
+add rule ip bulkhead {chain} {services} @{RESTRICTED} {services} . ip saddr != @{SOURCES} drop
+add rule ip bulkhead {chain} {local} vmap @local
+add rule ip bulkhead {chain} {services} vmap @services
+add rule ip bulkhead {chain} ip daddr @node-addresses {node_ports} vmap @nodeports
 ",
-        LOCAL.key, SERVICES.key, NODE_PORTS.key
+        local = LOCAL.key,
+        services = SERVICES.key,
+        node_ports = NODE_PORTS.key,
     )
 }
 

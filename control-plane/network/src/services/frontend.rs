@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use ipnet::Ipv4Net;
+
 /// A transport protocol that Services can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -97,6 +99,7 @@ impl Frontend {
 pub struct Backends {
     endpoints: Vec<SocketAddrV4>,
     affinity: Option<u32>,
+    sources: Option<Vec<Ipv4Net>>,
 }
 
 impl Backends {
@@ -106,13 +109,27 @@ impl Backends {
     pub fn new(mut endpoints: Vec<SocketAddrV4>, affinity: Option<u32>) -> Self {
         endpoints.sort_unstable();
         endpoints.dedup();
-        Self { endpoints, affinity }
+        Self { endpoints, affinity, sources: None }
+    }
+
+    /// For clients of these networks alone; everybody's if there is no list of them, nobody's if it is
+    /// empty.
+    #[must_use]
+    pub fn open_to(mut self, sources: Option<&[Ipv4Net]>) -> Self {
+        self.sources = sources.map(|sources| Ipv4Net::aggregate(&sources.to_vec()));
+        self
     }
 
     /// In order, each once.
     #[must_use]
     pub fn endpoints(&self) -> &[SocketAddrV4] {
         &self.endpoints
+    }
+
+    /// The networks of those who may connect, apart from each other, if not everybody may.
+    #[must_use]
+    pub fn sources(&self) -> Option<&[Ipv4Net]> {
+        self.sources.as_deref()
     }
 
     /// For how many seconds a client sticks to an endpoint.

@@ -1,22 +1,13 @@
 //! What nftables' maps of Services hold, and what makes them hold something else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
-use super::chains::{Chain, HAIRPINS, Kind};
+use super::chains::{Chain, HAIRPINS, Kind, RESTRICTED, SOURCES};
 use super::frontend::concat;
-use super::{Backends, Frontend, Protocol};
-use crate::elements::{Elements, Value};
-
-/// Connections from a frontend to an endpoint which is no more: datagrams would go there for as
-/// long as they keep coming.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flow {
-    /// Where they were met.
-    pub(crate) port: u16,
-    /// Where they are led.
-    pub(crate) endpoint: SocketAddrV4,
-}
+use super::stale::Stale;
+use super::{Backends, Frontend};
+use crate::elements::{Elements, Key, Value};
 
 /// A change of the maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +18,7 @@ pub struct Transaction {
     /// What changes in the maps.
     pub(crate) elements: Elements,
     /// UDP flows that it ends.
-    pub(crate) ended: Vec<Flow>,
+    pub(crate) stale: Stale,
 }
 
 /// What the maps hold.
@@ -39,49 +30,57 @@ pub struct Maps {
     chains: BTreeSet<Chain>,
 }
 
-/// An endpoint's elements in the maps: map, key and value.
-fn elements<'a>(
-    frontend: &'a Frontend,
-    backends: &'a Backends,
-) -> impl Iterator<Item = (String, Vec<u8>, Vec<u8>)> + 'a {
+/// A frontend's elements in maps and sets: whose, key and value.
+fn elements(frontend: &Frontend, backends: &Backends) -> BTreeSet<(String, Key, Value)> {
     let name = Kind::of(frontend).name;
-    let sticky = backends.affinity().is_some();
+    let key = |rest: &[u8]| [frontend.key(), rest.to_vec()].concat();
+    let mut elements = BTreeSet::new();
+    let mut add = |map: &str, mark: u32, value: Vec<u8>| {
+        let key = key(&mark.to_ne_bytes()).into();
+        elements.insert((format!("{name}-{map}"), key, Value::Data(value)));
+    };
     let mut last = None;
-    (0_u32..).zip(backends.endpoints()).flat_map(move |(slot, endpoint)| {
+    for (slot, endpoint) in (0_u32..).zip(backends.endpoints()) {
         let mark = endpoint.ip().to_bits();
         let target = concat(&[&endpoint.ip().octets(), &endpoint.port().to_be_bytes()]);
-        let of = |map: &str, key: u32, value: Vec<u8>| {
-            let key = [frontend.key(), key.to_ne_bytes().to_vec()].concat();
-            (format!("{name}-{map}"), key, value)
-        };
-        if !sticky {
-            return vec![of("endpoints", slot, target)];
+        if backends.affinity().is_none() {
+            add("endpoints", slot, target);
+            continue;
         }
-        let mut elements = vec![of("slots", slot, mark.to_ne_bytes().to_vec())];
+        add("slots", slot, mark.to_ne_bytes().to_vec());
         // An address is what is remembered, so one of two ports that it has is all that is used.
         if last.replace(mark) != Some(mark) {
-            elements.push(of("sticky", mark, target));
+            add("sticky", mark, target);
         }
-        elements
-    })
+    }
+    // What leads nowhere needs no guard.
+    if let (Some(sources), false) = (backends.sources(), backends.endpoints().is_empty()) {
+        elements.insert((RESTRICTED.to_owned(), frontend.key().into(), Value::None));
+        elements.extend(sources.iter().map(|network| {
+            let of = |address: Ipv4Addr| key(&address.octets());
+            let range = Key::range(of(network.network()), of(network.broadcast()));
+            (SOURCES.to_owned(), range, Value::None)
+        }));
+    }
+    elements
 }
 
 impl Maps {
     /// Makes the maps hold `table` whatever they hold, as a new daemon does.
     pub fn replace(&mut self, table: BTreeMap<Frontend, Backends>) -> Transaction {
-        let before = std::mem::take(self).table;
+        *self = Self::default();
         let mut transaction = self.change(table);
         for Kind { name, .. } in Kind::ALL {
             for map in ["", "-endpoints", "-slots", "-sticky"] {
                 transaction.elements.flush(format!("{name}{map}"));
             }
         }
-        transaction.elements.flush(HAIRPINS.to_owned());
-        let none = Backends::default();
-        let ended = before.iter().flat_map(|(frontend, old)| {
-            ended(frontend, old, self.table.get(frontend).unwrap_or(&none))
-        });
-        transaction.ended = ended.collect();
+        for set in [HAIRPINS, RESTRICTED, SOURCES] {
+            transaction.elements.flush(set.to_owned());
+        }
+        // What the maps held, and whether flows that ended by what they held before were ended, nobody
+        // knows.
+        transaction.stale = Stale::except(&self.table);
         transaction
     }
 
@@ -97,7 +96,7 @@ impl Maps {
                 self.keep(frontend, new);
                 continue;
             }
-            transaction.ended.extend(ended(&frontend, &old, &new));
+            transaction.stale.note(&frontend, &old, &new);
             transaction.chains += &self.lead(frontend, &old, &new, &mut transaction.elements);
             self.count(&old, &new, &mut transaction.elements);
             self.keep(frontend, new);
@@ -119,13 +118,12 @@ impl Maps {
         new: &Backends,
         elements: &mut Elements,
     ) -> String {
-        let (before, after): (BTreeSet<_>, BTreeSet<_>) =
-            (self::elements(&frontend, old).collect(), self::elements(&frontend, new).collect());
+        let (before, after) = (self::elements(&frontend, old), self::elements(&frontend, new));
         for (map, key, _) in before.difference(&after) {
             elements.delete(map.clone(), key.clone());
         }
         for (map, key, value) in after.difference(&before) {
-            elements.add(map.clone(), key.clone(), Value::Data(value.clone()));
+            elements.add(map.clone(), key.clone(), value.clone());
         }
         let (was, is) = (Chain::of(&frontend, old), Chain::of(&frontend, new));
         if was == is {
@@ -169,22 +167,16 @@ impl Maps {
     }
 }
 
-/// The UDP flows that end with a change.
-fn ended(frontend: &Frontend, old: &Backends, new: &Backends) -> Vec<Flow> {
-    let (protocol, port) = frontend.port();
-    if protocol != Protocol::Udp {
-        return Vec::new();
-    }
-    let gone = old.endpoints().iter().filter(|endpoint| !new.endpoints().contains(endpoint));
-    gone.map(|endpoint| Flow { port, endpoint: *endpoint }).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV4;
+
+    use ipnet::Ipv4Net;
     use proptest::prelude::*;
 
     use super::*;
     use crate::elements::tests::Held;
+    use crate::services::Protocol;
 
     /// Few of everything, so that frontends share addresses and endpoints come back.
     fn frontends() -> impl Strategy<Value = Frontend> {
@@ -203,8 +195,15 @@ mod tests {
         let ip = (1_u8..8).prop_map(|last| Ipv4Addr::new(10, 244, 0, last));
         let endpoint = (ip, 8080_u16..8083).prop_map(|(ip, port)| SocketAddrV4::new(ip, port));
         let affinity = prop_oneof![3 => Just(None), 1 => Just(Some(60)), 1 => Just(Some(600))];
-        (proptest::collection::vec(endpoint, 0..24), affinity)
-            .prop_map(|(endpoints, affinity)| Backends::new(endpoints, affinity))
+        let source = (any::<u8>(), 8_u8..=16).prop_map(|(second, length)| {
+            Ipv4Net::new(Ipv4Addr::new(10, second, 0, 0), length).unwrap()
+        });
+        let sources = proptest::option::of(proptest::collection::vec(source, 0..3));
+        (proptest::collection::vec(endpoint, 0..24), affinity, sources).prop_map(
+            |(endpoints, affinity, sources)| {
+                Backends::new(endpoints, affinity).open_to(sources.as_deref())
+            },
+        )
     }
 
     /// The chains that elements lead to.
@@ -243,7 +242,7 @@ mod tests {
                 prop_assert!(led_to(&held).iter().all(|chain| chains.contains(*chain)));
 
                 let mut anew = Held::from([("services".to_owned(), BTreeMap::from([
-                    (b"left".to_vec(), Value::Goto("services-1".to_owned())),
+                    (b"left".to_vec().into(), Value::Goto("services-1".to_owned())),
                 ]))]);
                 Maps::default().replace(table.clone()).elements.apply(&mut anew);
                 prop_assert_eq!(&held, &anew);

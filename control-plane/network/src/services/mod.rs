@@ -17,9 +17,10 @@ mod catalogue;
 mod chains;
 mod frontend;
 mod maps;
+mod stale;
 
 pub use catalogue::Catalogue;
 pub(crate) use chains::{dispatch, skeleton};
 pub use frontend::{Backends, Frontend, Protocol};
-pub(crate) use maps::Flow;
 pub use maps::{Maps, Transaction};
+pub(crate) use stale::Stale;

@@ -29,10 +29,8 @@ struct Wish {
     given: Option<Ipv4Addr>,
     /// An address that it asks for by name.
     asked: Option<String>,
-    /// Why it cannot have one.
-    refused: Option<&'static str>,
-    /// Whether it was told that.
-    told: bool,
+    /// Why it cannot have one, as it was told last.
+    told: Option<String>,
 }
 
 impl Balanced {
@@ -59,10 +57,6 @@ impl Balanced {
             return;
         }
         let address = text("/status/loadBalancer/ingress/0/ip").and_then(|ip| ip.parse().ok());
-        let ranges = object.pointer("/spec/loadBalancerSourceRanges").and_then(Value::as_array);
-        let refused = ranges
-            .is_some_and(|ranges| !ranges.is_empty())
-            .then_some("spec.loadBalancerSourceRanges is not supported");
         let asked = text("/spec/loadBalancerIP").filter(|ip| !ip.is_empty()).map(str::to_owned);
         let before = self.services.get(&key(object));
         let metadata = object.get("metadata").cloned().unwrap_or_default();
@@ -70,9 +64,8 @@ impl Balanced {
             object: json!({"metadata": metadata}),
             address,
             given: before.and_then(|before| before.given),
-            told: before.is_some_and(|before| before.told),
+            told: before.and_then(|before| before.told.clone()),
             asked,
-            refused,
         };
         self.services.insert(key(object), wish);
     }
@@ -83,27 +76,26 @@ impl Balanced {
         network.contains(&address) && address >= first && address < network.broadcast()
     }
 
-    /// Gives an address to every Service that has none; whether all of that was done.
-    pub(super) async fn settle(&mut self, context: &Context) -> bool {
+    /// The address of every Service that has none of the uplink's, or why it cannot have one.
+    fn choices(&self) -> Vec<((String, String), Result<Ipv4Addr, String>)> {
         let mut taken: BTreeSet<Ipv4Addr> =
             self.services.values().filter_map(|wish| wish.address).collect();
-        let mut given = Vec::new();
+        let mut choices = Vec::new();
         for (key, wish) in &self.services {
-            if wish.told || wish.address.is_some_and(|address| self.gives(address)) {
+            if wish.address.is_some_and(|address| self.gives(address)) {
                 continue;
             }
             let free = |address: &Ipv4Addr| self.gives(*address) && !taken.contains(address);
             let network = self.uplink.network();
-            let choice = match (wish.refused, &wish.asked) {
-                (Some(refused), _) => Err(refused.to_owned()),
-                (None, Some(asked)) => match address::parse(asked) {
+            let choice = match &wish.asked {
+                Some(asked) => match address::parse(asked) {
                     Ok(ip) if free(&ip) => Ok(ip),
                     Ok(ip) => {
                         Err(format!("spec.loadBalancerIP: {ip} is in use or not of {network}"))
                     }
                     Err(error) => Err(format!("spec.loadBalancerIP: {error}")),
                 },
-                (None, None) => wish
+                None => wish
                     .given
                     .filter(free)
                     .or_else(|| network.hosts().find(free))
@@ -112,10 +104,16 @@ impl Balanced {
             if let Ok(address) = choice {
                 taken.insert(address);
             }
-            given.push((key.clone(), choice));
+            choices.push((key.clone(), choice));
         }
+        choices
+    }
+
+    /// Gives an address to every Service that has none; whether all of that was done. Who cannot have
+    /// one is told why, once, and gets one as soon as that is no longer so.
+    pub(super) async fn settle(&mut self, context: &Context) -> bool {
         let mut settled = true;
-        for (key, choice) in given {
+        for (key, choice) in self.choices() {
             let Some(wish) = self.services.get_mut(&key) else { continue };
             match choice {
                 Ok(address) => {
@@ -124,7 +122,10 @@ impl Balanced {
                     let ingress = json!([{"ip": address.to_string(), "ipMode": "VIP"}]);
                     let patch = json!({"status": {"loadBalancer": {"ingress": ingress}}});
                     match context.kube.merge(&path, &patch).await {
-                        Ok(_) => (wish.address, wish.given) = (Some(address), Some(address)),
+                        Ok(_) => {
+                            (wish.address, wish.given) = (Some(address), Some(address));
+                            wish.told = None;
+                        }
                         Err(error) if error.is_not_found() => {}
                         Err(error) => {
                             tracing::warn!("the address of Service {namespace}/{name}: {error}");
@@ -132,11 +133,12 @@ impl Balanced {
                         }
                     }
                 }
-                Err(why) => {
+                Err(why) if wish.told.as_ref() != Some(&why) => {
                     let reason = "SyncLoadBalancerFailed";
                     events::service(context, &wish.object, "Warning", reason, &why);
-                    wish.told = true;
+                    wish.told = Some(why);
                 }
+                Err(_) => {}
             }
         }
         settled
@@ -146,4 +148,52 @@ impl Balanced {
 fn key(object: &Value) -> (String, String) {
     let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
     (text("/metadata/namespace").to_owned(), text("/metadata/name").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn service(name: &str, spec: Value) -> Told {
+        let mut spec = spec;
+        spec["type"] = "LoadBalancer".into();
+        let object = json!({"metadata": {"namespace": "default", "name": name}, "spec": spec});
+        Told::One { object: Arc::new(object), gone: false }
+    }
+
+    fn choices(balanced: &Balanced) -> Vec<(String, Result<String, String>)> {
+        let choices = balanced.choices().into_iter();
+        choices.map(|((_, name), choice)| (name, choice.map(|ip| ip.to_string()))).collect()
+    }
+
+    #[test]
+    fn who_cannot_have_an_address_gets_one_once_that_has_changed() {
+        let mut balanced = Balanced::new(Uplink::numbered(3));
+        balanced.take(&service("a", json!({"loadBalancerIP": "10.213.3.20"})));
+        balanced.take(&service("b", json!({"loadBalancerIP": "10.213.3.20"})));
+        balanced.take(&service("c", json!({"loadBalancerIP": "10.213.4.20"})));
+        balanced.take(&service("d", json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]})));
+        balanced.take(&service("e", json!({"loadBalancerClass": "example.com/other"})));
+        let refused =
+            |ip: &str| Err(format!("spec.loadBalancerIP: {ip} is in use or not of 10.213.3.0/24"));
+        let first = [
+            ("a".to_owned(), Ok("10.213.3.20".to_owned())),
+            ("b".to_owned(), refused("10.213.3.20")),
+            ("c".to_owned(), refused("10.213.4.20")),
+            ("d".to_owned(), Ok("10.213.3.16".to_owned())),
+        ];
+        assert_eq!(choices(&balanced), first);
+
+        // That it was told does not keep one from being looked at again.
+        for wish in balanced.services.values_mut() {
+            wish.told = Some("told".to_owned());
+        }
+        let Told::One { object, .. } = service("a", json!({})) else { unreachable!() };
+        balanced.take(&Told::One { object, gone: true });
+        balanced.take(&service("c", json!({})));
+        let then = [("b", "10.213.3.20"), ("c", "10.213.3.16"), ("d", "10.213.3.17")];
+        assert_eq!(choices(&balanced), then.map(|(name, ip)| (name.to_owned(), Ok(ip.to_owned()))));
+    }
 }
