@@ -11,6 +11,8 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::turn::Turn;
+
 /// Any body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 
@@ -36,9 +38,9 @@ pub(super) fn text(text: String) -> Body {
     Full::from(text).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A client's, which must not fall silent.
-pub(super) fn of_client(body: Incoming) -> Body {
-    Paced { body, limit: Box::pin(sleep(SILENCE)) }.boxed_unsync()
+/// A client's, which must not fall silent. It says when that is whose turn it is.
+pub(super) fn of_client(body: Incoming, turn: Turn) -> Body {
+    Paced { body, limit: Box::pin(sleep(SILENCE)), turn }.boxed_unsync()
 }
 
 /// A backend's, which may: events, long polls.
@@ -49,6 +51,14 @@ pub(super) fn of_backend(body: Incoming) -> Body {
 struct Paced {
     body: Incoming,
     limit: Pin<Box<Sleep>>,
+    turn: Turn,
+}
+
+impl Drop for Paced {
+    /// Nothing more is asked of the client.
+    fn drop(&mut self) {
+        self.turn.backends();
+    }
 }
 
 impl http_body::Body for Paced {
@@ -62,8 +72,10 @@ impl http_body::Body for Paced {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
             this.limit.as_mut().reset(Instant::now() + SILENCE);
+            this.turn.backends();
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Hyper)));
         }
+        this.turn.clients();
         this.limit.as_mut().poll(context).map(|()| Some(Err(BodyError::Silence)))
     }
 

@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod headers;
+mod turn;
 mod upgrade;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,15 +14,15 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use crate::routing::{self, Routes, host_of, normalized};
 use crate::upstream::{ConnectError, Upstream};
 
 pub(crate) use body::Body;
 pub(crate) use headers::Client;
+use turn::Turn;
 
-/// How long a backend may take until its answer begins, as nginx has it.
+/// How long a backend that has a request may take until its answer begins, as nginx has it.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How often a request is tried at most; connecting tries every endpoint by itself.
 const TRIES: usize = 4;
@@ -43,6 +44,8 @@ pub struct Proxy {
     routes: RwLock<Arc<Routes<Route>>>,
     /// The port that clients reach over TLS.
     https_port: u16,
+    /// How long a backend may take until its answer begins.
+    patience: Duration,
     requests: Semaphore,
 }
 
@@ -51,7 +54,14 @@ impl Proxy {
     #[must_use]
     pub fn new(https_port: u16) -> Self {
         let requests = Semaphore::new(MAX_REQUESTS);
-        Self { routes: RwLock::default(), https_port, requests }
+        Self { routes: RwLock::default(), https_port, patience: ANSWER, requests }
+    }
+
+    /// One that waits so long for a backend that has a request to begin its answer, not 60 s.
+    #[must_use]
+    pub const fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Takes these rules from now on.
@@ -101,7 +111,7 @@ impl Proxy {
             let why = "the Ingress names a Service or port that is not there";
             return answer::says(StatusCode::SERVICE_UNAVAILABLE, &why);
         };
-        Exchange::new(&host, client, request).run(&upstream).await
+        Exchange::new(&host, client, request).run(&upstream, self.patience).await
     }
 }
 
@@ -114,6 +124,8 @@ struct Exchange {
     /// As the backend gets it, without a body.
     head: Request<()>,
     body: Body,
+    /// Whether the client or the backend is waited for.
+    turn: Turn,
     /// It does nothing, so that it may be sent again (RFC 9110, section 9.2.2).
     repeatable: bool,
     /// What the client's connection becomes if the backend agrees.
@@ -137,12 +149,14 @@ impl Exchange {
         *head.uri_mut() =
             parts.uri.path_and_query().map_or_else(Uri::default, |p| p.clone().into());
         *head.headers_mut() = parts.headers;
-        let body = if body.is_end_stream() { body::empty() } else { body::of_client(body) };
-        Self { head, body, repeatable, upgrade }
+        let turn = Turn::new();
+        let body =
+            if body.is_end_stream() { body::empty() } else { body::of_client(body, turn.clone()) };
+        Self { head, body, turn, repeatable, upgrade }
     }
 
     /// Sends it to an endpoint, and to others as long as that can do no harm.
-    async fn run(mut self, upstream: &Upstream) -> Response<Body> {
+    async fn run(mut self, upstream: &Upstream, patience: Duration) -> Response<Body> {
         let mut why = String::new();
         for _ in 0..TRIES {
             let connected = match upstream.connect().await {
@@ -159,17 +173,23 @@ impl Exchange {
             let (endpoint, mut sender) = (connected.endpoint, connected.sender);
             let body = std::mem::replace(&mut self.body, body::empty());
             let request = self.head.clone().map(|()| body);
-            let mut failed = match timeout(ANSWER, sender.try_send_request(request)).await {
-                Ok(Ok(answer)) => {
+            self.turn.backends();
+            let answered = tokio::select! {
+                biased;
+                answered = sender.try_send_request(request) => Some(answered),
+                () = self.turn.over(patience) => None,
+            };
+            let mut failed = match answered {
+                Some(Ok(answer)) => {
                     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                         endpoint.keep(sender);
                     }
                     return self.finish(answer);
                 }
-                Ok(Err(failed)) => failed,
-                Err(_) => {
+                Some(Err(failed)) => failed,
+                None => {
                     endpoint.suspect();
-                    let why = format!("the backend did not answer within {} s", ANSWER.as_secs());
+                    let why = format!("the backend did not answer within {} s", patience.as_secs());
                     return answer::says(StatusCode::GATEWAY_TIMEOUT, &why);
                 }
             };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -20,7 +21,10 @@ use crate::world::{
 
 /// A world in which every request goes to the Service `a`, which has no endpoints yet.
 async fn world() -> World {
-    let world = World::start().await;
+    of(World::start().await).await
+}
+
+async fn of(world: World) -> World {
     world.service("a").await;
     world.ingress("i", json!({"rules": [rule("", "/", "Prefix", "a")]})).await;
     let known = || async { get(world.http, "h", "/").await.1 == "no endpoint is ready\n" };
@@ -114,6 +118,44 @@ async fn bodies_are_streamed_both_ways_at_once() {
     }
     drop(sender);
     assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backends_time_to_answer_begins_when_it_has_the_request() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let world = of(World::with(|proxy| proxy.with_patience(PATIENCE)).await).await;
+    let address = backend(|request: Request<hyper::body::Incoming>| async move {
+        if request.uri() == "/never" {
+            std::future::pending::<()>().await;
+        }
+        let bytes = request.into_body().collect().await.unwrap().to_bytes();
+        Response::new(full(bytes))
+    });
+    world.leads_to(address.await).await;
+    world.answers().await;
+    let post = |path: &str, pause: Duration| {
+        let (sender, receiver) = mpsc::channel::<Bytes>(1);
+        tokio::spawn(async move {
+            sender.send("one ".into()).await.unwrap();
+            tokio::time::sleep(pause).await;
+            sender.send("two".into()).await.unwrap();
+        });
+        let request = Request::builder().method("POST").uri(path).header("host", "h");
+        let request = request.body(passed_on(receiver)).unwrap();
+        let http = world.http;
+        async move {
+            let connection = TcpStream::connect(http).await.unwrap();
+            let (mut http, task) =
+                hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.unwrap();
+            tokio::spawn(task);
+            let answer = http.send_request(request).await.unwrap();
+            (answer.status(), text(answer).await.unwrap())
+        }
+    };
+    let (slow, never) =
+        tokio::join!(post("/", PATIENCE + Duration::from_secs(1)), post("/never", Duration::ZERO));
+    assert_eq!(slow, (StatusCode::OK, "one two".to_owned()));
+    assert_eq!(never.0, StatusCode::GATEWAY_TIMEOUT, "{}", never.1);
 }
 
 /// A body of what is received, as it comes.

@@ -47,6 +47,11 @@ pub(crate) struct World {
 impl World {
     /// One whose class is there.
     pub(crate) async fn start() -> Self {
+        Self::with(|proxy| proxy).await
+    }
+
+    /// One whose proxy is set up like this.
+    pub(crate) async fn with(set_up: impl FnOnce(Proxy) -> Proxy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let pki = dir.path().join("pki");
         pki::init(&pki, "test", "box", Ipv4Addr::new(10, 96, 0, 1)).unwrap();
@@ -65,7 +70,7 @@ impl World {
         tokio::spawn(server.run(std::future::pending()));
         let (http, https) = (listen().await, listen().await);
         let (plain, secure) = (http.local_addr().unwrap(), https.local_addr().unwrap());
-        let proxy = Arc::new(Proxy::new(secure.port()));
+        let proxy = Arc::new(set_up(Proxy::new(secure.port())));
         let certificates = Arc::new(Certificates::new().unwrap());
         let tls = TlsAcceptor::from(Arc::clone(&certificates).server_config().unwrap());
         let address = Address { ip: plain.ip(), http: plain.port(), https: secure.port() };
