@@ -1,6 +1,7 @@
 //! Reading a container's log: tail, since, timestamps, a limit, and following it as it grows.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
 };
@@ -11,7 +12,7 @@ use bulkhead_agent_protocol::{
 use jiff::Timestamp;
 use tokio::io::AsyncWrite;
 
-use super::writer::{FILES, LogState};
+use super::writer::LogState;
 
 /// A line of a log file is shorter than this: a line's part and its prefix.
 const MAX_LINE: u64 = 32 << 10;
@@ -32,58 +33,71 @@ pub(crate) async fn send<W: AsyncWrite + Unpin>(
     to: &mut FrameWriter<W>,
 ) -> Result<(), SendError> {
     let mut progress = log.progress();
-    let mut seen = *progress.borrow_and_update();
-    let mut files = open_all(log)?;
-    if let Some(lines) = request.tail_lines {
-        seek_to_tail(&mut files, lines)?;
-    }
+    let mut ended = progress.borrow_and_update().ended;
+    let mut tail = Tail::open(log, request.tail_lines)?;
     let mut filter = Filter::new(request);
-    let last = files.pop();
-    for file in files {
-        drain(&mut BufReader::new(file), &mut filter, to).await?;
-    }
-    let Some(last) = last else {
-        return Ok(to.write(&StreamFrame::End { code: 0 }).await?);
-    };
-    let mut reader = BufReader::new(last);
     loop {
-        drain(&mut reader, &mut filter, to).await?;
-        if filter.is_full() || !request.follow || seen.ended {
+        tail.drain(&mut filter, to).await?;
+        if filter.is_full() || !request.follow || ended {
             return Ok(to.write(&StreamFrame::End { code: 0 }).await?);
         }
-        if progress.changed().await.is_err() {
-            seen.ended = true;
-            continue;
-        }
-        let now = *progress.borrow_and_update();
-        // What was set aside is read to its end first, then every younger file.
-        for n in (0..now.rotations.wrapping_sub(seen.rotations).min(FILES - 1)).rev() {
-            drain(&mut reader, &mut filter, to).await?;
-            let path = if n == 0 { log.path().to_owned() } else { log.rotated(n) };
-            reader = BufReader::new(File::open(path)?);
-        }
-        seen = now;
+        // All that is told is in files by then.
+        ended = progress.changed().await.is_err() || progress.borrow_and_update().ended;
     }
 }
 
-/// All files, the oldest first.
-fn open_all(log: &LogState) -> io::Result<Vec<File>> {
-    let older = (1..FILES).rev().map(|n| log.rotated(n));
-    older
-        .chain([log.path().to_owned()])
-        .filter_map(|path| match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            opened => Some(opened),
-        })
-        .collect()
+/// The files of a log that are yet to be read. An open file stays what it is, whatever name it has by
+/// then.
+struct Tail<'a> {
+    log: &'a LogState,
+    /// With their numbers, the oldest first.
+    files: VecDeque<(u32, BufReader<File>)>,
+}
+
+impl<'a> Tail<'a> {
+    /// The files that there are, or what of them has the last so many lines.
+    fn open(log: &'a LogState, lines: Option<u64>) -> io::Result<Self> {
+        let mut files = log.open_from(0)?;
+        if let Some(lines) = lines {
+            seek_to_tail(&mut files, lines)?;
+        }
+        let files = files.into_iter().map(|(number, file)| (number, BufReader::new(file)));
+        Ok(Self { log, files: files.collect() })
+    }
+
+    /// Looks for files that are younger than those that it has.
+    fn look(&mut self) -> io::Result<()> {
+        let next = self.files.back().map_or(0, |(number, _)| number.saturating_add(1));
+        let younger = self.log.open_from(next)?.into_iter();
+        self.files.extend(younger.map(|(number, file)| (number, BufReader::new(file))));
+        Ok(())
+    }
+
+    /// Sends all whole lines up to the newest.
+    async fn drain<W: AsyncWrite + Unpin>(
+        &mut self,
+        filter: &mut Filter,
+        to: &mut FrameWriter<W>,
+    ) -> Result<(), SendError> {
+        loop {
+            // Who has a younger one is written to no more: it is at its end when it is read after that.
+            self.look()?;
+            let Some((_, reader)) = self.files.front_mut() else { return Ok(()) };
+            drain(reader, filter, to).await?;
+            if self.files.len() < 2 {
+                return Ok(());
+            }
+            self.files.pop_front();
+        }
+    }
 }
 
 /// Leaves the last `lines` lines to be read.
-fn seek_to_tail(files: &mut Vec<File>, lines: u64) -> io::Result<()> {
+fn seek_to_tail(files: &mut Vec<(u32, File)>, lines: u64) -> io::Result<()> {
     let mut wanted = lines;
     let mut block = vec![0; 16 << 10];
     for index in (0..files.len()).rev() {
-        let file = &mut files[index];
+        let (_, file) = &mut files[index];
         let mut end = file.seek(SeekFrom::End(0))?;
         // The line feed at a file's end closes its last line.
         let mut at_end = true;
@@ -265,6 +279,47 @@ mod tests {
         let future = Timestamp::now().as_nanosecond() + 1_000_000_000;
         let request = LogsRequest { since_unix_ns: Some(u64::try_from(future).unwrap()), ..all };
         assert_eq!(text(&log, request).await, "");
+    }
+
+    /// What a tail has yet to send, as far as it is there.
+    async fn rest(tail: &mut Tail<'_>) -> String {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let mut writer = FrameWriter::new(near);
+        tail.drain(&mut Filter::new(&LogsRequest::default()), &mut writer).await.unwrap();
+        drop(writer);
+        let mut reader = FrameReader::new(far);
+        let mut text = Vec::new();
+        while let Ok(StreamFrame::Stdout(Data(bytes))) = reader.next().await {
+            text.extend(bytes);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn files_that_are_set_aside_at_any_moment_are_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = LogState::new(directory.path().join("0.log"));
+        // A file has one line.
+        let mut writer = LogWriter::rotating_at(&log, 1).unwrap();
+        let mut write = |numbers: std::ops::Range<u32>| {
+            numbers
+                .map(|n| writer.write(Stream::Stdout, format!("{n}\n").as_bytes()).unwrap())
+                .count()
+        };
+        write(0..2);
+        let mut tail = Tail::open(&log, None).unwrap();
+        // After it has opened files, and before it reads them.
+        write(2..4);
+        assert_eq!(rest(&mut tail).await, "0\n1\n2\n3\n");
+        // After it has looked for younger ones, and before it reads on.
+        write(4..5);
+        tail.look().unwrap();
+        write(5..8);
+        assert_eq!(rest(&mut tail).await, "4\n5\n6\n7\n");
+        assert_eq!(rest(&mut tail).await, "");
+        // Of more than are kept, those that are left.
+        write(8..20);
+        assert_eq!(rest(&mut tail).await, "15\n16\n17\n18\n19\n");
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ impl Stream {
 pub(crate) struct Progress {
     /// Bytes written to all files.
     pub(crate) written: u64,
-    /// Files set aside.
+    /// Files set aside; that which is written to has this number.
     pub(crate) rotations: u32,
     /// Whether nothing will be added.
     pub(crate) ended: bool,
@@ -56,14 +56,39 @@ impl LogState {
         Self { path, progress: watch::Sender::default() }
     }
 
-    /// The file that is written to now.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The n-th file set aside, the last being 1; 0 is the one that is written to now.
+    pub(super) fn rotated(&self, n: u32) -> PathBuf {
+        match n {
+            0 => self.path.clone(),
+            n => PathBuf::from(format!("{}.{n}", self.path.display())),
+        }
     }
 
-    /// The n-th file set aside, the last being 1.
-    pub(super) fn rotated(&self, n: u32) -> PathBuf {
-        PathBuf::from(format!("{}.{n}", self.path.display()))
+    /// Opens the files that are there from the one with this number on, the oldest first, each with its
+    /// number: under names that do not change meanwhile.
+    pub(super) fn open_from(&self, first: u32) -> io::Result<Vec<(u32, File)>> {
+        let progress = self.progress.borrow();
+        let newest = progress.rotations;
+        let mut files = Vec::new();
+        for number in first.max(newest.saturating_sub(FILES - 1))..=newest {
+            match File::open(self.rotated(newest - number)) {
+                Ok(file) => files.push((number, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
+    }
+
+    /// Gives every file the name of one older.
+    fn shift(&self) -> io::Result<()> {
+        for n in (0..FILES - 1).rev() {
+            match fs::rename(self.rotated(n), self.rotated(n + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn progress(&self) -> watch::Receiver<Progress> {
@@ -90,7 +115,7 @@ impl<'a> LogWriter<'a> {
         Self::rotating_at(state, ROTATE_AT)
     }
 
-    fn rotating_at(state: &'a LogState, rotate_at: u64) -> io::Result<Self> {
+    pub(super) fn rotating_at(state: &'a LogState, rotate_at: u64) -> io::Result<Self> {
         let file = open(&state.path)?;
         let size = file.metadata()?.len();
         Ok(Self { state, file, size, rotate_at, partial: [Vec::new(), Vec::new()] })
@@ -152,17 +177,19 @@ impl<'a> LogWriter<'a> {
         Ok(())
     }
 
+    /// Sets the file aside. Names and their number change together: nobody looks at progress meanwhile.
     fn rotate(&mut self) -> io::Result<()> {
-        for n in (1..FILES - 1).rev() {
-            match fs::rename(self.state.rotated(n), self.state.rotated(n + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        let mut rotated = Ok(());
+        self.state.progress.send_if_modified(|progress| {
+            rotated = self.state.shift();
+            if rotated.is_ok() {
+                progress.rotations += 1;
             }
-        }
-        fs::rename(&self.state.path, self.state.rotated(1))?;
+            rotated.is_ok()
+        });
+        rotated?;
         self.file = open(&self.state.path)?;
         self.size = 0;
-        self.state.progress.send_modify(|progress| progress.rotations += 1);
         Ok(())
     }
 }
@@ -201,7 +228,7 @@ mod tests {
         writer.write(Stream::Stdout, b"o\n\n").unwrap();
         writer.write(Stream::Stdout, &vec![b'x'; MAX_PART + 1]).unwrap();
         writer.finish().unwrap();
-        let log = texts(&fs::read_to_string(state.path()).unwrap());
+        let log = texts(&fs::read_to_string(state.rotated(0)).unwrap());
         assert_eq!(log[..4], ["stdout F one", "stderr F err", "stdout F two", "stdout F "]);
         assert_eq!(log[4].len(), "stdout P ".len() + MAX_PART);
         assert_eq!(log[5], "stdout P x");
@@ -217,7 +244,7 @@ mod tests {
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 5);
         let read = |path: PathBuf| texts(&fs::read_to_string(path).unwrap());
-        assert_eq!(read(state.path().to_owned()), ["stdout F line 7"]);
+        assert_eq!(read(state.rotated(0)), ["stdout F line 7"]);
         assert_eq!(read(state.rotated(4)), ["stdout F line 3"]);
         assert_eq!(state.progress().borrow().rotations, 7);
     }
