@@ -52,6 +52,9 @@ impl Pod {
         if self.spec.containers.is_empty() {
             return Err("pod field spec.containers: is empty".into());
         }
+        if let Some(os) = self.spec.os.as_ref().filter(|os| os.name != "linux") {
+            return Err(format!("pod field spec.os.name: {} is not supported", os.name));
+        }
         let unsupported =
             [("spec.hostPID", self.spec.host_pid), ("spec.hostIPC", self.spec.host_ipc)];
         match unsupported.iter().find(|(_, set)| *set) {
@@ -79,7 +82,7 @@ pub struct Metadata {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// `v1.PodSpec`. Members of type [`Value`] concern scheduler and API server alone.
+/// `v1.PodSpec`. Members of type [`Value`] concern scheduler, API server and host alone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the members are v1.PodSpec's, documented there")]
@@ -95,6 +98,8 @@ pub struct PodSpec {
     pub volumes: Vec<Volume>,
     pub hostname: Option<String>,
     pub subdomain: Option<String>,
+    #[serde(rename = "setHostnameAsFQDN")]
+    pub set_hostname_as_fqdn: Option<bool>,
     pub host_aliases: Vec<HostAlias>,
     pub host_network: bool,
     #[serde(rename = "hostPID")]
@@ -119,6 +124,10 @@ pub struct PodSpec {
     pub priority_class_name: Option<Value>,
     pub preemption_policy: Option<Value>,
     pub image_pull_secrets: Option<Value>,
+    pub os: Option<PodOs>,
+    pub overhead: Option<Value>,
+    pub readiness_gates: Option<Value>,
+    pub scheduling_gates: Option<Value>,
 }
 
 impl PodSpec {
@@ -126,6 +135,14 @@ impl PodSpec {
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.init_containers.iter().chain(&self.containers).chain(&self.ephemeral_containers)
     }
+}
+
+/// `v1.PodOS`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodOs {
+    /// Only `linux` is not refused.
+    pub name: String,
 }
 
 /// `v1.RestartPolicy`.
@@ -433,11 +450,28 @@ mod tests {
     }
 
     #[test]
-    fn host_namespaces_are_refused() {
-        let pod = json!({
-            "metadata": {"name": "p"},
-            "spec": {"hostPID": true, "containers": [{"name": "c", "image": "i"}]}
-        });
-        assert!(Pod::parse(&pod).unwrap_err().message.contains("spec.hostPID"));
+    fn what_is_said_to_others_is_passed_over_and_what_nobody_can_do_is_refused() {
+        let parse = |fields: Value| {
+            let mut pod = json!({
+                "metadata": {"name": "p"},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}
+            });
+            pod["spec"].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            Pod::parse(&pod)
+        };
+        for fields in [
+            json!({"schedulingGates": [], "overhead": {"cpu": "1"}, "os": {"name": "linux"}}),
+            json!({"readinessGates": [{"conditionType": "a/b"}], "setHostnameAsFQDN": false}),
+        ] {
+            assert_eq!(parse(fields.clone()).err(), None, "{fields}");
+        }
+        for (fields, path) in [
+            (json!({"hostPID": true}), "spec.hostPID"),
+            (json!({"os": {"name": "windows"}}), "spec.os.name: windows"),
+            (json!({"runtimeClassName": "gvisor"}), "runtimeClassName"),
+        ] {
+            let message = parse(fields).unwrap_err().message;
+            assert!(message.contains(path), "{path}: {message}");
+        }
     }
 }

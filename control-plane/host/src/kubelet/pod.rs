@@ -228,9 +228,19 @@ impl Worker {
         if patch == self.written {
             return;
         }
-        match self.context.kube.merge(&status_path(object), &patch).await {
+        let written = if status::is_shared(object) {
+            let mut versioned = patch.clone();
+            versioned["metadata"] = json!({
+                "resourceVersion": object.pointer("/metadata/resourceVersion"),
+            });
+            self.context.kube.merge(&status_path(object), &versioned).await
+        } else {
+            self.context.kube.merge(&status_path(object), &patch).await
+        };
+        match written {
             Ok(_) => self.written = patch,
-            Err(error) if error.is_not_found() => {}
+            // Gone, or changed: the next version is on its way, and is looked at like this one.
+            Err(error) if error.is_not_found() || error.is_conflict() => {}
             Err(error) => tracing::warn!("status of {}: {error}", path(object)),
         }
     }

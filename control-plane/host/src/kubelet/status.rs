@@ -25,7 +25,9 @@ pub(super) fn patch(
             fields.entry(field).or_insert(Value::Null);
         }
         if let Some(Value::Array(of_agent)) = fields.remove("conditions") {
-            fields.insert("conditions".into(), merged(object, of_agent).into());
+            let mut conditions = merged(object, of_agent);
+            gate(object, &mut conditions);
+            fields.insert("conditions".into(), conditions.into());
         }
         if !missing.is_empty() {
             let there = fields.entry("ephemeralContainerStatuses").or_insert_with(|| json!([]));
@@ -49,6 +51,47 @@ fn merged(object: &Value, of_agent: Vec<Value>) -> Vec<Value> {
     });
     let others: Vec<Value> = others.cloned().collect();
     [vec![scheduled(object)], of_agent, others].concat()
+}
+
+/// The conditions without which a pod is not ready, besides that its containers are.
+fn gates(object: &Value) -> impl Iterator<Item = &str> {
+    let gates = object.pointer("/spec/readinessGates").and_then(Value::as_array);
+    gates.into_iter().flatten().filter_map(|gate| gate.get("conditionType")?.as_str())
+}
+
+/// Whether a patch of the status may undo what others say of it meanwhile and what matters: it is for
+/// the version alone that was read.
+pub(super) fn is_shared(object: &Value) -> bool {
+    gates(object).next().is_some()
+}
+
+/// Has a pod whose containers are ready wait for its readiness gates.
+fn gate(object: &Value, conditions: &mut [Value]) {
+    let unmet = gates(object).filter_map(|gate| {
+        match conditions.iter().find(|condition| condition["type"] == gate) {
+            None => Some(format!(
+                "corresponding condition of pod readiness gate {gate:?} does not exist."
+            )),
+            Some(condition) => (condition["status"] != "True").then(|| {
+                let status = condition["status"].as_str().unwrap_or_default();
+                format!("the status of pod readiness gate {gate:?} is not \"True\", but {status}")
+            }),
+        }
+    });
+    let unmet: Vec<String> = unmet.collect();
+    let ready = conditions.iter_mut().find(|condition| condition["type"] == "Ready");
+    let Some(ready) = ready.filter(|ready| is_shared(object) && ready["status"] == "True") else {
+        return;
+    };
+    if !unmet.is_empty() {
+        ready["status"] = "False".into();
+        ready["reason"] = "ReadinessGatesNotReady".into();
+        ready["message"] = unmet.join(", ").into();
+    }
+    // Since when is not for the agent to say, which knows of containers alone.
+    let before = condition_of(object, "Ready").filter(|before| before["status"] == ready["status"]);
+    let since = before.and_then(|before| before.get("lastTransitionTime").cloned());
+    ready["lastTransitionTime"] = since.unwrap_or_else(|| now().into());
 }
 
 /// The scheduler's condition.
@@ -301,6 +344,64 @@ mod tests {
         );
         assert_eq!(status["reason"], Value::Null);
         assert!(status.get("uid").is_none());
+    }
+
+    #[test]
+    fn a_pod_is_ready_once_its_readiness_gates_are() {
+        let agent = |ready: &str| -> PodStatus {
+            let conditions = ["Ready", "ContainersReady"].map(
+                |kind| json!({"type": kind, "status": ready, "lastTransitionTime": "of agent"}),
+            );
+            serde_json::from_value(
+                json!({"uid": "u", "phase": "Running", "conditions": conditions}),
+            )
+            .unwrap()
+        };
+        let ready = |object: &Value, status: &str| {
+            let ip = Ipv4Addr::new(10, 88, 0, 1);
+            let mut patch = patch(object, &agent(status), &[], ip, None);
+            let conditions = patch["status"]["conditions"].as_array_mut().unwrap();
+            let is_ready = |condition: &Value| condition["type"] == "Ready";
+            conditions.remove(conditions.iter().position(is_ready).unwrap())
+        };
+        let mut pod = pod();
+        assert!(!is_shared(&pod));
+        pod["spec"]["readinessGates"] = json!([{"conditionType": "a/b"}, {"conditionType": "c/d"}]);
+        assert!(is_shared(&pod));
+        pod["status"]["conditions"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "c/d", "status": "False"}));
+        let waits = ready(&pod, "True");
+        assert_eq!(
+            (&waits["status"], &waits["reason"]),
+            (&json!("False"), &json!("ReadinessGatesNotReady"))
+        );
+        assert_eq!(
+            waits["message"],
+            "corresponding condition of pod readiness gate \"a/b\" does not exist., \
+             the status of pod readiness gate \"c/d\" is not \"True\", but False"
+        );
+        assert_eq!(
+            ready(&pod, "False")["lastTransitionTime"],
+            "of agent",
+            "its containers are not"
+        );
+
+        // What it says is stable, and so is when it became ready.
+        pod["status"]["conditions"][1] = waits.clone();
+        assert_eq!(ready(&pod, "True"), waits);
+        pod["status"]["conditions"][3]["status"] = "True".into();
+        pod["status"]["conditions"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "a/b", "status": "True"}));
+        let mut is = ready(&pod, "True");
+        assert_eq!(is["status"], "True");
+        assert_ne!(is["lastTransitionTime"], "of agent");
+        is["lastTransitionTime"] = "then".into();
+        pod["status"]["conditions"][1] = is.clone();
+        assert_eq!(ready(&pod, "True"), is);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use bulkhead_agent_protocol::{
 };
 
 use super::action::Action;
+use crate::runtime::hostname;
 
 type Check = Result<(), String>;
 
@@ -51,6 +52,7 @@ fn check(pod: &Pod, assignment: &PodAssignment) -> Check {
             name(label).map_err(|why| format!("{field}: {why}"))?;
         }
     }
+    hostname::check(pod)?;
     for (index, alias) in spec.host_aliases.iter().enumerate() {
         let at = format!("spec.hostAliases[{index}]");
         alias.ip.parse::<IpAddr>().map_err(|_| format!("{at}.ip: {:?} is no IP", alias.ip))?;

@@ -8,6 +8,7 @@ pub(crate) mod cgroup;
 pub(crate) mod children;
 mod grpc;
 pub(crate) mod helper;
+pub(crate) mod hostname;
 pub(crate) mod node;
 pub(crate) mod pod_files;
 pub(crate) mod rootfs;
@@ -43,16 +44,6 @@ pub(crate) struct PodContext {
 impl PodContext {
     pub(crate) fn uid(&self) -> &str {
         &self.pod.metadata.uid
-    }
-
-    /// The pod's hostname: `spec.hostname`, or its name cut to a label's length; the node's for a
-    /// pod with the host's network.
-    pub(crate) fn hostname(&self) -> &str {
-        let spec = &self.pod.spec;
-        let said = if spec.host_network { &spec.node_name } else { &spec.hostname };
-        let said = said.as_deref().filter(|said| !said.is_empty());
-        let name = said.unwrap_or(&self.pod.metadata.name);
-        name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
     }
 }
 

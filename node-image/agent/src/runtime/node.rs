@@ -27,6 +27,7 @@ use super::{
     children::{Child, Children},
     failed,
     helper::{self, HelperRequest, Verb},
+    hostname,
     pod_files::Directories,
     rootfs,
     sandbox::{Network, Sandbox},
@@ -98,7 +99,7 @@ impl NodeRuntime {
         let ip = pod.ip.map_or(0, u32::from);
         Sandbox {
             directory: self.directories.pod_run(pod.uid()).join("ns"),
-            hostname: pod.hostname().to_owned(),
+            hostname: hostname::in_kernel(&pod.pod),
             sysctls: sysctls.unwrap_or_default(),
             network,
             interface: format!("veth{ip:08x}"),
@@ -279,8 +280,9 @@ impl NodeRuntime {
             cpus: Identity::cpus(),
             memory: self.identity.allocatable_memory(),
         };
+        let hostname = hostname::in_kernel(&pod.pod);
         let mut env =
-            env::environment(&pod.pod, container, &image.config, &sent, pod.hostname(), around);
+            env::environment(&pod.pod, container, &image.config, &sent, &hostname, around);
         let args = env::command_line(container, &image.config, &sent, &env);
         if args.is_empty() {
             return Err(RuntimeError::Config(String::from(

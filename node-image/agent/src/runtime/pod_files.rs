@@ -13,7 +13,7 @@ use bulkhead_agent_protocol::{
 };
 use rustix::mount::{MountFlags, mount};
 
-use super::{PodContext, rootfs, volumes};
+use super::{PodContext, hostname, rootfs, volumes};
 
 /// Directories of the agent.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl Directories {
         let directory = self.pod_run(pod.uid());
         fs::create_dir_all(&directory)?;
         fs::write(directory.join("hosts"), hosts(pod))?;
-        fs::write(directory.join("hostname"), format!("{}\n", pod.hostname()))?;
+        fs::write(directory.join("hostname"), format!("{}\n", hostname::in_kernel(&pod.pod)))?;
         fs::write(directory.join("resolv.conf"), &pod.data.borrow().resolv_conf)?;
         let shm = directory.join("shm");
         if !shm.exists() {
@@ -103,7 +103,7 @@ impl Directories {
 /// A pod's `/etc/hosts`, as a kubelet writes it.
 fn hosts(pod: &PodContext) -> String {
     let spec = &pod.pod.spec;
-    let hostname = pod.hostname();
+    let hostname = hostname::of(&pod.pod);
     let whose = if spec.host_network { " (host network)" } else { "" };
     let mut hosts = format!(
         "# Kubernetes-managed hosts file{whose}.\n\
@@ -115,12 +115,8 @@ fn hosts(pod: &PodContext) -> String {
          fe00::2\tip6-allrouters\n",
     );
     let ip = pod.ip.unwrap_or(Ipv4Addr::LOCALHOST);
-    match spec.subdomain.as_ref().filter(|subdomain| !subdomain.is_empty()) {
-        Some(subdomain) => {
-            let namespace = &pod.pod.metadata.namespace;
-            let domain = format!("{subdomain}.{namespace}.svc.cluster.local");
-            hosts += &format!("{ip}\t{hostname}.{domain}\t{hostname}\n");
-        }
+    match hostname::domain(&pod.pod) {
+        Some(domain) => hosts += &format!("{ip}\t{hostname}.{domain}\t{hostname}\n"),
         None => hosts += &format!("{ip}\t{hostname}\n"),
     }
     if !spec.host_aliases.is_empty() {
