@@ -1,4 +1,7 @@
-//! The names that Kubernetes allows: DNS labels and subdomains, RFC 1123.
+//! The names that Kubernetes allows: DNS labels and subdomains, RFC 1123; and how it orders those of
+//! versions.
+
+use std::cmp::Ordering;
 
 /// How the names of a kind must look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,37 @@ pub fn port_name_violation(name: &str) -> Option<&'static str> {
     }
 }
 
+/// The parts of a version that is of Kubernetes' form: its number, its stage (alpha, beta and then
+/// neither), and that stage's number.
+fn version(name: &str) -> Option<(u64, u8, u64)> {
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse().ok()).flatten()
+    };
+    let name = name.strip_prefix('v')?;
+    for (stage, rank) in [("alpha", 0), ("beta", 1)] {
+        if let Some((major, minor)) = name.split_once(stage) {
+            return Some((number(major)?, rank, number(minor)?));
+        }
+    }
+    Some((number(name)?, 2, 0))
+}
+
+/// The order in which clients prefer versions: stable ones before beta before alpha, of each the
+/// newest first; then what is not of that form, by the alphabet.
+/// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definition-versioning/#version-priority>
+#[must_use]
+pub fn compare_versions(one: &str, other: &str) -> Ordering {
+    match (version(one), version(other)) {
+        (Some((major, stage, minor)), Some(than)) => {
+            (than.1, than.0, than.2).cmp(&(stage, major, minor))
+        }
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => one.cmp(other),
+    }
+}
+
 /// What is said of a text that is not [one of addresses](is_cidr).
 pub const NO_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
@@ -125,6 +159,27 @@ pub fn is_label_value(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_clients_prefer_them() {
+        let sorted = [
+            "v10",
+            "v2",
+            "v1",
+            "v11beta2",
+            "v10beta3",
+            "v3beta1",
+            "v12alpha1",
+            "v11alpha2",
+            "foo1",
+            "foo10",
+            "v1gamma1",
+        ];
+        let mut versions = sorted;
+        versions.reverse();
+        versions.sort_by(|one, other| compare_versions(one, other));
+        assert_eq!(versions, sorted);
+    }
 
     #[test]
     fn names() {

@@ -2,12 +2,15 @@
 //!
 //! Everything else in this crate is generic over this table; a new kind is one more entry.
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
 use crate::custom::Custom;
 use crate::managed::Scope;
+use crate::names;
+use crate::object;
 use crate::schema::{self, Shape};
 use crate::status::Cause;
 
@@ -39,6 +42,10 @@ pub struct Resource {
     pub graceful_deletion: bool,
     /// Whether dependents stay when an object is deleted without a propagation policy.
     pub orphans_by_default: bool,
+    /// Whether an update may leave out the version that it replaces.
+    pub unconditional_update: bool,
+    /// The kind of its lists.
+    pub list_kind: Option<&'static str>,
     /// What can be done with objects and their collection.
     pub verbs: &'static [&'static str],
     /// Subresources.
@@ -157,6 +164,28 @@ impl Resource {
         }
     }
 
+    /// The kind of its lists: what it says, or its kind and `List`.
+    #[must_use]
+    pub fn list_kind(&self) -> Cow<'static, str> {
+        match self.list_kind {
+            Some(kind) => kind.into(),
+            None => format!("{}List", self.kind).into(),
+        }
+    }
+
+    /// Whether its objects are the namespaces, which have finalizers of their own.
+    #[must_use]
+    pub fn is_namespaces(&self) -> bool {
+        self.group.is_empty() && self.plural == "namespaces"
+    }
+
+    /// Whether finalizers hold an object of it back that is to go.
+    #[must_use]
+    pub fn is_held(&self, object: &Value) -> bool {
+        let has = |path| !object::list(object, path).is_empty();
+        has("metadata.finalizers") || self.is_namespaces() && has("spec.finalizers")
+    }
+
     /// Whether objects of it are kept.
     #[must_use]
     pub fn is_stored(&self) -> bool {
@@ -239,7 +268,8 @@ impl Registry {
         *all = others.chain(resources.into_iter().map(Arc::new)).collect();
     }
 
-    /// Every group with its versions, the core group first.
+    /// Every group with its versions, the core group first, and of the versions those that clients
+    /// should prefer.
     #[must_use]
     pub fn groups(&self) -> Vec<(&'static str, Vec<&'static str>)> {
         let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
@@ -253,6 +283,9 @@ impl Registry {
             }
         }
         groups.sort_by_key(|(group, _)| !group.is_empty());
+        for (_, versions) in &mut groups {
+            versions.sort_by(|one, other| names::compare_versions(one, other));
+        }
         groups
     }
 }

@@ -45,6 +45,15 @@ impl ResourcePath {
         self.subresource.as_deref().is_some_and(|path| path.split('/').next() == Some("proxy"))
     }
 
+    /// Whether it is a session in a pod: who may only read may not have one.
+    #[must_use]
+    pub fn is_shell(&self) -> bool {
+        let below = self.subresource.as_deref().unwrap_or_default();
+        self.group.is_empty()
+            && self.plural == "pods"
+            && matches!(below, "exec" | "attach" | "portforward")
+    }
+
     /// The segments before what a proxied request is for.
     #[must_use]
     pub const fn proxy_segments(&self) -> usize {

@@ -47,6 +47,15 @@ async fn objects_are_created_read_changed_and_deleted() {
     let name = one["metadata"]["name"].as_str().unwrap();
     assert!(name.starts_with("gen-") && name.len() == 9, "{name}");
 
+    for immortal in ["default", "kube-system", "kube-public"] {
+        let path = format!("/api/v1/namespaces/{immortal}");
+        let (code, refused) = client.json("DELETE", &path, &Value::Null).await;
+        let told =
+            format!("namespaces \"{immortal}\" is forbidden: this namespace may not be deleted");
+        assert_eq!((code, &refused["message"]), (403, &json!(told)));
+    }
+    assert_eq!(client.json("DELETE", "/api/v1/namespaces", &Value::Null).await.0, 405);
+
     let wrong = json!({"preconditions": {"uid": "other"}});
     assert_eq!(client.json("DELETE", &path, &wrong).await.0, 409);
     let deleted = client.ok("DELETE", &path, &Value::Null).await;

@@ -117,6 +117,23 @@ async fn nobody_grants_more_than_they_have() {
 }
 
 #[tokio::test]
+async fn a_session_in_a_pod_is_more_than_reading() {
+    let cluster = Cluster::start();
+    let mut admin = cluster.admin().await;
+    for (user, verbs) in [("reader", json!(["get"])), ("writer", json!(["get", "create"]))] {
+        let rules = json!([{"verbs": verbs, "apiGroups": [""], "resources": ["pods/exec"]}]);
+        let role = json!({"metadata": {"name": user}, "rules": rules});
+        admin.ok("POST", &format!("{RBAC}/clusterroles"), &role).await;
+        bind(&mut admin, user, user, user).await;
+    }
+    let path = format!("{PODS}/none/exec?command=sh");
+    let (code, refused) = get_as(&mut admin, "reader", &path).await;
+    assert_eq!(code, 403, "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("cannot create resource \"pods/exec\""));
+    assert_eq!(get_as(&mut admin, "writer", &path).await.0, 404, "let in, to no pod");
+}
+
+#[tokio::test]
 async fn aggregated_roles_follow_their_parts() {
     let cluster = Cluster::start();
     let mut admin = cluster.admin().await;

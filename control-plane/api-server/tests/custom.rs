@@ -209,3 +209,52 @@ async fn kubectl_finds_a_kind_as_soon_as_it_is_defined() {
     kubectl("delete -f definition.yaml --wait=true");
     assert!(!kubectl("api-resources").contains("widgets"));
 }
+
+#[tokio::test]
+async fn a_kind_of_several_versions_is_served_as_kubernetes_orders_it() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let version = |name: &str| {
+        json!({"name": name, "served": true, "storage": name == "v1alpha1", "schema": {
+            "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
+    };
+    // Named as a kind that the server treats as nothing else.
+    let definition = json!({
+        "metadata": {"name": "realms.example.org"},
+        "spec": {
+            "group": "example.org", "scope": "Cluster",
+            "names": {"plural": "realms", "kind": "Namespace", "listKind": "Realms"},
+            "versions": ["v1alpha1", "v1", "v1beta1", "v10", "v2"].map(version),
+        },
+    });
+    client.ok("POST", DEFINITIONS, &definition).await;
+    let (_, group) = client.get("/apis/example.org").await;
+    let names = |group: &Value| {
+        let versions = group["versions"].as_array().unwrap().iter();
+        versions.map(|one| one["version"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let sorted = ["v10", "v2", "v1", "v1beta1", "v1alpha1"];
+    assert_eq!(
+        (names(&group), &group["preferredVersion"]["version"]),
+        (sorted.map(String::from).into(), &json!("v10"))
+    );
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let (_, all) = client.exchange("GET", "/apis", &[("accept", aggregated)], Vec::new()).await;
+    let all = all["items"].as_array().unwrap();
+    let own = all.iter().find(|group| group["metadata"]["name"] == "example.org").unwrap();
+    assert_eq!(names(own), sorted);
+
+    let realms = "/apis/example.org/v1/realms";
+    let realm = json!({"metadata": {"name": "r"}, "spec": {"finalizers": ["its own affair"]}});
+    client.ok("POST", realms, &realm).await;
+    assert_eq!(client.get(realms).await.1["kind"], "Realms");
+    let path = format!("{realms}/r");
+    let (code, refused) = client.json("PUT", &path, &realm).await;
+    assert_eq!(code, 422, "{refused}");
+    assert_eq!(
+        refused["message"],
+        "realms.example.org \"r\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+    );
+    client.ok("DELETE", &path, &Value::Null).await;
+    assert_eq!(client.get(&path).await.0, 404);
+}

@@ -161,7 +161,13 @@ impl Api {
             );
             let resource = &place.resource;
             let name = object::name(object);
-            return Err(Status::forbidden(resource.group, resource.plural, name, &why));
+            let mut status = Status::forbidden(resource.group, resource.plural, name, &why);
+            status.details.causes.push(Cause {
+                reason: "NamespaceTerminating",
+                message: format!("namespace {namespace} is being terminated"),
+                field: "metadata.namespace".into(),
+            });
+            return Err(status);
         }
         Ok(())
     }

@@ -8,10 +8,13 @@ use super::services::Claims;
 use super::{ATTEMPTS, Api, CHANGED, List, Place, encode, store_failure};
 use crate::object;
 use crate::options::{DeleteOptions, ReadOptions};
-use crate::status::Result;
+use crate::resource::Resource;
+use crate::status::{Result, Status};
 
 /// `terminationGracePeriodSeconds` where a pod says none.
 const DEFAULT_GRACE: u64 = 30;
+/// The namespaces that every cluster has for good.
+const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 /// What a delete came to.
 #[derive(Debug, Clone)]
@@ -26,7 +29,7 @@ impl Api {
     /// Deletes the object named `name`, or marks it as being deleted.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` if preconditions do not hold.
+    /// `NotFound`; `Conflict` if preconditions do not hold; `Forbidden` for a namespace that must stay.
     pub async fn delete(
         &self,
         place: &Place,
@@ -34,18 +37,20 @@ impl Api {
         options: &DeleteOptions,
     ) -> Result<Deletion> {
         let resource = &place.resource;
+        if resource.is_namespaces() && IMMORTAL.contains(&name) {
+            let why = "this namespace may not be deleted";
+            return Err(Status::forbidden(resource.group, resource.plural, name, why));
+        }
         let key = place.key(name);
         for _ in 0..ATTEMPTS {
             let (current, expected) = self.current(place, name).await?;
             check_preconditions(place, name, options, &current)?;
             let grace = resource.graceful_deletion.then(|| grace(options, &current));
-            let mut marked = mark(&current, grace);
+            let mut marked = mark(resource, &current, grace);
             let policy = options.propagation_policy.as_deref();
             let policy = policy.or(resource.orphans_by_default.then_some("Orphan"));
             propagate(&mut marked, policy);
-            let held = !object::list(&marked, "metadata.finalizers").is_empty()
-                || !object::list(&marked, "spec.finalizers").is_empty();
-            let gone = !held && grace.unwrap_or(0) == 0;
+            let gone = !resource.is_held(&marked) && grace.unwrap_or(0) == 0;
             if options.dry_run.iter().any(|one| one == "All") || (!gone && marked == current) {
                 return Ok(Deletion { object: marked, gone });
             }
@@ -159,7 +164,7 @@ fn grace(options: &DeleteOptions, object: &Value) -> u64 {
 }
 
 /// The object with the marks of its deletion. The timestamp is when its grace ends.
-fn mark(object: &Value, grace: Option<u64>) -> Value {
+fn mark(resource: &Resource, object: &Value, grace: Option<u64>) -> Value {
     let mut marked = object.clone();
     let metadata = &mut marked["metadata"];
     let before = metadata["deletionGracePeriodSeconds"].as_u64();
@@ -173,7 +178,7 @@ fn mark(object: &Value, grace: Option<u64>) -> Value {
             metadata["generation"] = (generation + 1).into();
         }
     }
-    if object["kind"] == "Namespace" {
+    if resource.is_namespaces() {
         marked["status"]["phase"] = "Terminating".into();
     }
     marked

@@ -12,6 +12,7 @@ use crate::kinds::{certificates, ephemeral};
 use crate::managed::Operation;
 use crate::object;
 use crate::options::WriteOptions;
+use crate::resource::Resource;
 use crate::status::{Result, Status};
 
 /// The part of an object that a write may change.
@@ -109,7 +110,7 @@ impl Api {
             if !causes.is_empty() {
                 return Err(Status::invalid(resource.group, resource.kind, name, causes));
             }
-            let released = is_released(resource.graceful_deletion, &object);
+            let released = is_released(resource, &object);
             let taken = match released {
                 true => Ok((Claims::of_gone(place, &current), Charges::default())),
                 false => self.take(place, &current, &mut object, target, options.dry_run).await,
@@ -175,12 +176,10 @@ impl Api {
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.
-fn is_released(graceful: bool, object: &Value) -> bool {
-    let elapsed = !graceful || object["metadata"]["deletionGracePeriodSeconds"].as_u64() == Some(0);
-    object::is_terminating(object)
-        && elapsed
-        && object::list(object, "metadata.finalizers").is_empty()
-        && object::list(object, "spec.finalizers").is_empty()
+fn is_released(resource: &Resource, object: &Value) -> bool {
+    let elapsed = !resource.graceful_deletion
+        || object["metadata"]["deletionGracePeriodSeconds"].as_u64() == Some(0);
+    object::is_terminating(object) && elapsed && !resource.is_held(object)
 }
 
 /// The object to store: `changed`, in what the target covers, over `current`.

@@ -110,6 +110,8 @@ fn resource(definition: &Value, version: &Value, custom: Custom) -> Resource {
         namespaced: text(spec, "scope") == "Namespaced",
         storage,
         generation: true,
+        unconditional_update: false,
+        list_kind: Some(name("listKind")).filter(|kind| !kind.is_empty()),
         verbs: if object::is_terminating(definition) { LAST_VERBS } else { VERBS },
         subresources: subresources(kind, has_status, scale.is_some()),
         scale,

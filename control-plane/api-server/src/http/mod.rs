@@ -196,6 +196,10 @@ impl Front {
             && (path.watch || query.read_options().is_ok_and(|options| options.watch));
         let verb = verb(request.method(), path.name.is_some(), watch)?;
         self.authorizer.check(user, &path.action(verb, &query)).await?;
+        if verb == "get" && path.is_shell() {
+            // A WebSocket begins as a GET, and does what is a create by the older protocol.
+            self.authorizer.check(user, &path.action("create", &query)).await?;
+        }
         let find = || self.api.registry().find(&path.group, &path.version, &path.plural);
         let resource = match find() {
             Some(resource) => resource,

@@ -9,13 +9,29 @@ use crate::api::Target;
 use crate::auth::Action;
 use crate::auth::admission::Admission;
 use crate::body::{self, Body, BoxError};
+use crate::object;
 use crate::options::WriteOptions;
 use crate::patch::Patch;
-use crate::status::Result;
+use crate::resource::Resource;
+use crate::status::{Cause, Result, Status};
 use crate::validation::Validation;
 
 /// The media type of server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
+
+/// Refuses an update that does not say which version it replaces, of a kind of which it must.
+fn check_condition(resource: &Resource, name: &str, object: &Value) -> Result<()> {
+    let is_said = !matches!(object::text(object, "metadata.resourceVersion"), "" | "0");
+    if is_said || resource.unconditional_update {
+        return Ok(());
+    }
+    let cause = Cause {
+        reason: "FieldValueInvalid",
+        message: "Invalid value: 0x0: must be specified for an update".into(),
+        field: "metadata.resourceVersion".into(),
+    };
+    Err(Status::invalid(resource.group, resource.plural, name, vec![cause]))
+}
 
 impl Front {
     /// Replaces an object by the request's.
@@ -36,6 +52,7 @@ impl Front {
         let object = validation.body(read_body(request).await?)?;
         admission.prepare().await;
         let change = |current: &Value| {
+            check_condition(&place.resource, name, &object)?;
             admission.update(current, &object)?;
             Ok(object.clone())
         };

@@ -57,6 +57,7 @@ pub(super) fn lease() -> Resource {
         plural: "leases",
         singular: "lease",
         storage: "leases",
+        unconditional_update: false,
         columns: c::LEASE,
         ..PLAIN
     }
@@ -82,6 +83,8 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: &["ns"],
             namespaced: false,
             storage: "namespaces",
+            // One by one: there is no collection that could be emptied.
+            verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
             subresources: NAMESPACE_SUBRESOURCES,
             fields: &["status.phase"],
             columns: c::NAMESPACE,

@@ -15,6 +15,7 @@ pub(super) fn resource() -> Resource {
         namespaced: false,
         storage: "customresourcedefinitions",
         generation: true,
+        unconditional_update: false,
         subresources: const { &[status("CustomResourceDefinition")] },
         columns: c::GENERIC,
         behaviour: Behaviour {

@@ -77,6 +77,8 @@ pub(crate) const PLAIN: Resource = Resource {
     generation: false,
     graceful_deletion: false,
     orphans_by_default: false,
+    unconditional_update: true,
+    list_kind: None,
     verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
     subresources: &[],
     scale: None,

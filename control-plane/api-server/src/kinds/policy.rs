@@ -27,6 +27,7 @@ pub(super) fn resources() -> Vec<Resource> {
             short_names: &["pdb"],
             storage: "poddisruptionbudgets",
             generation: true,
+            unconditional_update: false,
             subresources: BUDGET,
             columns: c::POD_DISRUPTION_BUDGET,
             behaviour: Behaviour {

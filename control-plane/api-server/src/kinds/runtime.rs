@@ -16,6 +16,7 @@ pub(super) fn resource() -> Resource {
         singular: "runtimeclass",
         namespaced: false,
         storage: "runtimeclasses",
+        unconditional_update: false,
         columns: c::RUNTIME_CLASS,
         behaviour: Behaviour {
             validate,

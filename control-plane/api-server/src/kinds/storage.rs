@@ -44,6 +44,7 @@ pub(super) fn resources() -> Vec<Resource> {
             plural: "volumeattachments",
             singular: "volumeattachment",
             storage: "volumeattachments",
+            unconditional_update: false,
             subresources: ATTACHMENT,
             columns: c::VOLUME_ATTACHMENT,
             behaviour: Behaviour {

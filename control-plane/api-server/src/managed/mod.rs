@@ -8,6 +8,7 @@
 mod set;
 mod walk;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
@@ -46,8 +47,8 @@ pub enum Operation {
     Update,
 }
 
-/// Who owns fields.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// Who owns fields. Two that apply under one name are the same, whatever version they write.
+#[derive(Debug, Clone)]
 pub struct Manager {
     /// Its name.
     pub name: String,
@@ -57,6 +58,35 @@ pub struct Manager {
     pub api_version: String,
     /// Through which subresource; empty for the object itself.
     pub subresource: String,
+}
+
+impl Manager {
+    /// What tells it from others.
+    fn identity(&self) -> (&str, Operation, Option<&str>, &str) {
+        let is_update = self.operation == Operation::Update;
+        let version = is_update.then_some(self.api_version.as_str());
+        (&self.name, self.operation, version, &self.subresource)
+    }
+}
+
+impl PartialEq for Manager {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Manager {}
+
+impl Ord for Manager {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
+}
+
+impl PartialOrd for Manager {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What a manager owns, since when.
@@ -138,14 +168,16 @@ impl Managers {
 
     /// Gives fields to `manager` in place of those that it has.
     fn give(&mut self, manager: &Manager, fields: FieldSet) {
-        match self.0.get_mut(manager) {
-            Some(owned) if owned.fields == fields => {}
-            _ if fields.is_empty() => {
-                self.0.remove(manager);
-            }
-            _ => {
-                self.0.insert(manager.clone(), Owned { fields, time: object::now() });
-            }
+        if let Some((known, owned)) = self.0.get_key_value(manager)
+            && owned.fields == fields
+            && known.api_version == manager.api_version
+        {
+            return;
+        }
+        // Its entry says the version that it wrote last.
+        self.0.remove(manager);
+        if !fields.is_empty() {
+            self.0.insert(manager.clone(), Owned { fields, time: object::now() });
         }
     }
 

@@ -66,6 +66,28 @@ fn a_create_owns_what_it_says() {
 }
 
 #[test]
+fn who_applies_is_the_same_in_every_version() {
+    let at =
+        |version: &str| Manager { api_version: version.into(), ..manager("me", Operation::Apply) };
+    let apply = |live: &Value, labels: Value, version: &str| {
+        let config = json!({"metadata": {"name": "p", "labels": labels}});
+        scope(&pod_shape()).apply(live, &config, &at(version), false).unwrap()
+    };
+    let first = apply(&Value::Null, json!({"a": "1", "b": "1"}), "example.com/v1beta1");
+    let second = apply(&first, json!({"a": "2"}), "example.com/v1");
+    assert_eq!(second["metadata"]["labels"], json!({"a": "2"}));
+    let managers = object::list(&second, "metadata.managedFields");
+    assert_eq!((managers.len(), &managers[0]["apiVersion"]), (1, &json!("example.com/v1")));
+    // The same again in another version is noted too.
+    let third = apply(&second, json!({"a": "2"}), "example.com/v1beta1");
+    assert_eq!(third["metadata"]["managedFields"][0]["apiVersion"], "example.com/v1beta1");
+    assert_ne!(
+        Manager { api_version: "v2".into(), ..manager("me", Operation::Update) },
+        manager("me", Operation::Update)
+    );
+}
+
+#[test]
 fn what_others_own_conflicts_unless_it_is_the_same_or_forced() {
     let live = created(&pod(json!({"a": "1"}), json!([{"name": "c", "image": "x"}])));
     let same = pod(json!({"a": "1"}), json!([{"name": "c", "image": "x"}]));

@@ -130,7 +130,7 @@ impl Shape {
 }
 
 fn plain_list(resource: &Resource, items: Vec<Found>, meta: &Value) -> Result<Vec<u8>> {
-    let kind = format!("{}List", resource.kind);
+    let kind = resource.list_kind();
     let version = resource.api_version();
     let mut out =
         format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{meta},"items":["#)
