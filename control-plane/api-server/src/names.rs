@@ -129,6 +129,27 @@ pub fn compare_versions(one: &str, other: &str) -> Ordering {
     }
 }
 
+/// Why `key` cannot be a key of a ConfigMap or Secret, which may become a file's name.
+#[must_use]
+pub fn config_key_violation(key: &str) -> Option<&'static str> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if key.len() > 253 {
+        Some("must be no more than 253 characters")
+    } else if key.is_empty() || !key.bytes().all(inner) {
+        Some(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        )
+    } else if key == "." {
+        Some("must not be '.'")
+    } else if key == ".." {
+        Some("must not be '..'")
+    } else if key.starts_with("..") {
+        Some("must not start with '..'")
+    } else {
+        None
+    }
+}
+
 /// What is said of a text that is not [one of addresses](is_cidr).
 pub const NO_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
@@ -202,6 +223,12 @@ mod tests {
             assert!(port_name_violation(bad).is_some(), "{bad}");
         }
         assert!(NameRule::Label.violation("a.b").is_some());
+        for good in ["a", ".dockerconfigjson", "A_b-c.d", "..."] {
+            assert_eq!(config_key_violation(good).is_some(), good == "...", "{good}");
+        }
+        for bad in ["", "a b", "a/b", ".", "..", "..a", &"a".repeat(254)] {
+            assert!(config_key_violation(bad).is_some(), "{bad}");
+        }
         assert!(NameRule::Label.violation(&"a".repeat(64)).is_some());
     }
 

@@ -51,6 +51,29 @@ impl Cause {
         Self { reason: "FieldValueRequired", message: "Required value".into(), field: field.into() }
     }
 
+    /// A field that must be there is not, because of something else.
+    pub fn missing(field: impl Into<String>, why: &str) -> Self {
+        Self { message: format!("Required value: {why}"), ..Self::required(field) }
+    }
+
+    /// A value refers to something that is not there.
+    pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
+        Self {
+            reason: "FieldValueNotFound",
+            message: format!("Not found: {value}"),
+            field: field.into(),
+        }
+    }
+
+    /// A value has more bytes than it may.
+    pub fn too_long(field: impl Into<String>, most: usize) -> Self {
+        Self {
+            reason: "FieldValueTooLong",
+            message: format!("Too long: may not be more than {most} bytes"),
+            field: field.into(),
+        }
+    }
+
     /// A field's value is not acceptable.
     pub fn invalid(field: impl Into<String>, value: &Value, why: &str) -> Self {
         Self {

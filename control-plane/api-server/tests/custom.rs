@@ -218,13 +218,15 @@ async fn a_kind_of_several_versions_is_served_as_kubernetes_orders_it() {
         json!({"name": name, "served": true, "storage": name == "v1alpha1", "schema": {
             "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
     };
+    let versions: Vec<Value> =
+        ["v1alpha1", "v1", "v1beta1", "v10", "v2"].into_iter().map(version).collect();
     // Named as a kind that the server treats as nothing else.
     let definition = json!({
         "metadata": {"name": "realms.example.org"},
         "spec": {
             "group": "example.org", "scope": "Cluster",
             "names": {"plural": "realms", "kind": "Namespace", "listKind": "Realms"},
-            "versions": ["v1alpha1", "v1", "v1beta1", "v10", "v2"].map(version),
+            "versions": versions,
         },
     });
     client.ok("POST", DEFINITIONS, &definition).await;

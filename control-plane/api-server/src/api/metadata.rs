@@ -6,6 +6,14 @@ use crate::names;
 use crate::object;
 use crate::status::Cause;
 
+/// So many bytes an object's annotations may have together.
+const MOST_ANNOTATIONS: usize = 256 << 10;
+
+/// How many bytes the keys and values of a map of texts have.
+fn total(entries: &Map<String, Value>) -> usize {
+    entries.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
+}
+
 /// Drops what is empty: it is the same as what is not there, and compares equal to it then.
 pub(super) fn tidy(metadata: &mut Map<String, Value>) {
     metadata.retain(|_, value| match value {
@@ -23,8 +31,13 @@ pub(super) fn validate(metadata: &Value, causes: &mut Vec<Cause>) {
         match &metadata[field] {
             Value::Null => {}
             Value::Object(entries) => {
+                if !is_label && total(entries) > MOST_ANNOTATIONS {
+                    causes.push(Cause::too_long(&path, MOST_ANNOTATIONS));
+                }
                 for (key, value) in entries {
-                    if !names::is_qualified(key) {
+                    // Annotations' keys may have capitals in their domain too.
+                    let folded = if is_label { key } else { &key.to_lowercase() };
+                    if !names::is_qualified(folded) {
                         causes.push(Cause::invalid(&path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
                     }
                     match value.as_str() {
@@ -113,6 +126,15 @@ mod tests {
         assert_eq!(fields(|causes| validate(&two, causes)), ["metadata.ownerReferences"]);
         let part = json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]});
         assert_eq!(fields(|causes| validate(&part, causes)), ["metadata.ownerReferences[0].uid"]);
+    }
+
+    #[test]
+    fn annotations_are_bounded_together() {
+        let with = |size: usize| json!({"annotations": {"A.example/a": "x".repeat(size), "b": ""}});
+        let most = MOST_ANNOTATIONS - "A.example/ab".len();
+        assert_eq!(fields(|causes| validate(&with(most), causes)), Vec::<String>::new());
+        let fields = fields(|causes| validate(&with(most + 1), causes));
+        assert_eq!(fields, ["metadata.annotations"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The core group's kinds, and leases.
 
-use super::{PLAIN, columns as c, ephemeral, event, pod, proxy, status};
+use super::{PLAIN, columns as c, data, ephemeral, event, pod, proxy, status};
 use crate::names::NameRule;
 use crate::object;
 use crate::resource::{Behaviour, Resource, Subresource};
@@ -66,15 +66,7 @@ pub(super) fn lease() -> Resource {
 /// The kinds of the core group.
 pub(super) fn resources() -> Vec<Resource> {
     vec![
-        Resource {
-            kind: "ConfigMap",
-            plural: "configmaps",
-            singular: "configmap",
-            short_names: &["cm"],
-            storage: "configmaps",
-            columns: c::CONFIG_MAP,
-            ..PLAIN
-        },
+        data::config_map(),
         event::resource(),
         Resource {
             kind: "Namespace",
@@ -147,22 +139,7 @@ pub(super) fn resources() -> Vec<Resource> {
             },
             ..PLAIN
         },
-        Resource {
-            kind: "Secret",
-            plural: "secrets",
-            singular: "secret",
-            storage: "secrets",
-            fields: &["type"],
-            columns: c::SECRET,
-            behaviour: Behaviour {
-                prepare_create: |secret| {
-                    object::set_default(secret, "type", "Opaque");
-                },
-                default: string_data,
-                ..Behaviour::PLAIN
-            },
-            ..PLAIN
-        },
+        data::secret(),
         Resource {
             kind: "ServiceAccount",
             plural: "serviceaccounts",
@@ -179,20 +156,4 @@ pub(super) fn resources() -> Vec<Resource> {
             ..PLAIN
         },
     ]
-}
-
-/// A secret's `stringData` is written, never read: it goes into `data`, in base64.
-fn string_data(secret: &mut serde_json::Value) {
-    use base64::Engine as _;
-    let Some(serde_json::Value::Object(plain)) =
-        secret.as_object_mut().and_then(|fields| fields.remove("stringData"))
-    else {
-        return;
-    };
-    let Some(data) = object::map(secret, "data") else { return };
-    for (key, value) in plain {
-        let text = value.as_str().unwrap_or_default();
-        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
-        data.insert(key, encoded.into());
-    }
 }

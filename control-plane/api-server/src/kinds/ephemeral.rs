@@ -62,11 +62,8 @@ pub(super) fn validate(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         let target = text(container, "targetContainerName");
         let mut containers = list(spec, "containers").iter().chain(list(spec, "initContainers"));
         if !target.is_empty() && !containers.any(|container| container["name"] == target) {
-            causes.push(Cause {
-                reason: "FieldValueNotFound",
-                message: format!("Not found: {}", container["targetContainerName"]),
-                field: format!("{path}.targetContainerName"),
-            });
+            let path = format!("{path}.targetContainerName");
+            causes.push(Cause::not_found(path, &container["targetContainerName"]));
         }
     }
 }

@@ -9,6 +9,7 @@ mod columns;
 mod core;
 mod cron;
 mod daemon;
+mod data;
 mod discovery;
 pub(crate) mod ephemeral;
 mod event;

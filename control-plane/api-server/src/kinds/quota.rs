@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use bulkhead_client::Quantity;
+use bulkhead_client::{Quantity, QuantityError};
 use serde_json::{Value, json};
 
 use super::{PLAIN, columns as c, status, template};
@@ -74,8 +74,10 @@ pub(super) fn amounts(list: &Value, path: &str, causes: &mut Vec<Cause>) {
             let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
             causes.push(Cause::invalid(&path, &json!(name), why));
         }
-        if Quantity::from_json(value).is_err() {
-            causes.push(Cause::invalid(path, value, NO_QUANTITY));
+        if let Err(error) = Quantity::from_json(value) {
+            let is_negative = matches!(error, QuantityError::Negative(_));
+            let why = if is_negative { "must be greater than or equal to 0" } else { NO_QUANTITY };
+            causes.push(Cause::invalid(path, value, why));
         }
     }
 }

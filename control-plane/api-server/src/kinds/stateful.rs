@@ -1,6 +1,8 @@
 //! StatefulSets: pods with names, order and storage of their own.
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/stateful-set-v1/>
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::apps::{APPS, WORKLOAD, default_update, is_zero, not_above_all, validate_replicas};
@@ -70,8 +72,27 @@ fn default(set: &mut Value) {
     }
 }
 
+/// The set, with the volumes that its pods have of its claims in the template.
+fn with_claims(set: &Value) -> Cow<'_, Value> {
+    let claims = object::list(set, "spec.volumeClaimTemplates");
+    if claims.is_empty() {
+        return Cow::Borrowed(set);
+    }
+    let mut volumes = object::list(set, "spec.template.spec.volumes").to_vec();
+    for claim in claims.iter().map(object::name) {
+        if !volumes.iter().any(|volume| volume["name"] == claim) {
+            volumes.push(json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
+        }
+    }
+    let mut set = set.clone();
+    if set["spec"]["template"]["spec"].is_object() {
+        set["spec"]["template"]["spec"]["volumes"] = volumes.into();
+    }
+    Cow::Owned(set)
+}
+
 fn validate(set: &Value, causes: &mut Vec<Cause>) {
-    if !validate_replicas(set, "statefulset", causes) {
+    if !validate_replicas(&with_claims(set), "statefulset", causes) {
         return;
     }
     let spec = &set["spec"];
@@ -186,6 +207,19 @@ mod tests {
         ] {
             assert_eq!(fields(&set(&spec)), [expected], "{spec}");
         }
+    }
+
+    #[test]
+    fn what_is_claimed_can_be_mounted() {
+        let mut made =
+            set(&json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}));
+        let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+        made["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mounts;
+        assert_eq!(fields(&made), Vec::<String>::new());
+        made["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] = "other".into();
+        let path = "spec.template.spec.containers[0].volumeMounts[0].name";
+        assert_eq!(fields(&made), [path]);
     }
 
     #[test]

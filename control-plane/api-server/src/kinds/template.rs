@@ -109,11 +109,10 @@ pub(super) fn label_selector(
         }
         let values = object::list(expression, "values");
         match (object::text(expression, "operator"), values.is_empty()) {
-            ("In" | "NotIn", true) => causes.push(Cause {
-                message: "Required value: must be specified when `operator` is 'In' or 'NotIn'"
-                    .into(),
-                ..Cause::required(format!("{path}.values"))
-            }),
+            ("In" | "NotIn", true) => causes.push(Cause::missing(
+                format!("{path}.values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
             ("Exists" | "DoesNotExist", false) => causes.push(Cause::forbidden(
                 format!("{path}.values"),
                 "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",

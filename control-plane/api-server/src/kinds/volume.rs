@@ -128,10 +128,7 @@ fn validate_volume(volume: &Value, causes: &mut Vec<Cause>) {
     pod::one_of(spec, "spec", "volumeMode", &["Block", "Filesystem"], causes);
     let sources: Vec<_> = SOURCES.iter().filter(|source| !spec[**source].is_null()).collect();
     match sources.as_slice() {
-        [] => causes.push(Cause {
-            message: "Required value: must specify a volume type".into(),
-            ..Cause::required("spec")
-        }),
+        [] => causes.push(Cause::missing("spec", "must specify a volume type")),
         [_] => {}
         [_, more, ..] => {
             let why = "may not specify more than 1 volume type";
@@ -139,10 +136,8 @@ fn validate_volume(volume: &Value, causes: &mut Vec<Cause>) {
         }
     }
     if spec["local"].is_object() && spec["nodeAffinity"].is_null() {
-        causes.push(Cause {
-            message: "Required value: Local volume requires node affinity".into(),
-            ..Cause::required("metadata.annotations")
-        });
+        let why = "Local volume requires node affinity";
+        causes.push(Cause::missing("metadata.annotations", why));
     }
     for (source, path) in [
         ("hostPath", "path"),

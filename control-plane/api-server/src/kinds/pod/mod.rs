@@ -1,7 +1,13 @@
 //! What Kubernetes fills into a pod, and what it refuses.
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/>
 
+mod containers;
+mod placement;
+mod probes;
+mod volumes;
+
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
@@ -12,11 +18,28 @@ use crate::status::Cause;
 
 /// Those that are planned for.
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
+/// The longest time that a pod may be given, in seconds.
+const MOST_SECONDS: i64 = i32::MAX as i64;
+/// So many name servers libc asks.
+const MOST_NAMESERVERS: usize = 3;
 /// All.
 const ALL_CONTAINERS: [&str; 3] = ["initContainers", "containers", ephemeral::FIELD];
 
-/// A pod begins pending, whatever status its creator gives it.
+/// A pod begins pending, whatever status its creator gives it. In the node's network, its ports
+/// are the node's.
 pub(super) fn prepare_create(pod: &mut Value) {
+    if pod["spec"]["hostNetwork"] == true {
+        for list in CONTAINERS {
+            for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+                for port in container["ports"].as_array_mut().into_iter().flatten() {
+                    let number = port["containerPort"].clone();
+                    if port.is_object() && matches!(port["hostPort"].as_u64(), None | Some(0)) {
+                        port["hostPort"] = number;
+                    }
+                }
+            }
+        }
+    }
     let qos = qos_class(&pod["spec"]);
     pod["status"] = json!({"phase": "Pending", "qosClass": qos});
     if !object::list(pod, "spec.schedulingGates").is_empty() {
@@ -61,7 +84,7 @@ pub(super) fn default_spec(spec: &mut Value) {
         }
     }
     for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
-        default_volume(volume);
+        volumes::default(volume);
     }
 }
 
@@ -74,7 +97,7 @@ fn default_container(container: &mut Value) {
     for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         object::set_default(port, "protocol", "TCP");
     }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+    for probe in probes::PROBES {
         let Some(probe) = container.get_mut(probe).filter(|probe| probe.is_object()) else {
             continue;
         };
@@ -99,23 +122,6 @@ fn default_container(container: &mut Value) {
     let requests = resources.entry("requests").or_insert_with(|| json!({}));
     for (name, quantity) in limits {
         object::set_default(requests, &name, quantity);
-    }
-}
-
-fn default_volume(volume: &mut Value) {
-    let sources = volume.as_object().map_or(0, |fields| fields.len());
-    if sources == 1 && volume["name"].is_string() {
-        volume["emptyDir"] = json!({});
-    }
-    for source in ["configMap", "secret", "projected", "downwardAPI"] {
-        if let Some(source) = volume.get_mut(source).filter(|source| source.is_object()) {
-            object::set_default(source, "defaultMode", 0o644);
-        }
-    }
-    if let Some(host_path) = volume.get_mut("hostPath").filter(|source| source.is_object())
-        && host_path.get("type").is_none()
-    {
-        host_path["type"] = "".into();
     }
 }
 
@@ -159,30 +165,23 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         return;
     }
     one_of(spec, path, "restartPolicy", &["Always", "OnFailure", "Never"], causes);
-    one_of(
-        spec,
-        path,
-        "dnsPolicy",
-        &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
-        causes,
-    );
-    if spec["terminationGracePeriodSeconds"].as_u64().is_none() {
-        let value = &spec["terminationGracePeriodSeconds"];
-        causes.push(Cause::invalid(
-            format!("{path}.terminationGracePeriodSeconds"),
-            value,
-            "must be greater than or equal to 0",
-        ));
+    let grace = &spec["terminationGracePeriodSeconds"];
+    if grace.as_u64().is_none() {
+        let at = format!("{path}.terminationGracePeriodSeconds");
+        causes.push(Cause::invalid(at, grace, "must be greater than or equal to 0"));
     }
-    let mut volumes = HashSet::new();
-    for (index, volume) in object::list(spec, "volumes").iter().enumerate() {
-        let path = format!("{path}.volumes[{index}].name");
-        let name = object::text(volume, "name");
-        label(name, &path, causes);
-        if !volumes.insert(name) {
-            causes.push(Cause::duplicate(path, &volume["name"]));
+    let deadline = &spec["activeDeadlineSeconds"];
+    if !deadline.is_null() && !matches!(deadline.as_i64(), Some(1..=MOST_SECONDS)) {
+        let at = format!("{path}.activeDeadlineSeconds");
+        causes.push(Cause::invalid(at, deadline, "must be between 1 and 2147483647, inclusive"));
+    }
+    for field in ["hostname", "subdomain"] {
+        if !object::text(spec, field).is_empty() {
+            label(object::text(spec, field), &format!("{path}.{field}"), causes);
         }
     }
+    validate_dns(spec, path, causes);
+    let volumes = volumes::validate(spec, path, causes);
     let mut names = HashSet::new();
     for list in ALL_CONTAINERS {
         let containers = object::list(spec, list);
@@ -196,87 +195,69 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
             if !name.is_empty() && !names.insert(name) {
                 causes.push(Cause::duplicate(format!("{path}.name"), &container["name"]));
             }
-            validate_container(container, &path, &volumes, causes);
-        }
-    }
-    ephemeral::validate(spec, path, causes);
-}
-
-fn validate_container(
-    container: &Value,
-    path: &str,
-    volumes: &HashSet<&str>,
-    causes: &mut Vec<Cause>,
-) {
-    if object::text(container, "image").trim().is_empty() {
-        causes.push(Cause::required(format!("{path}.image")));
-    }
-    one_of(container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], causes);
-    one_of(container, path, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], causes);
-    for (index, variable) in object::list(container, "env").iter().enumerate() {
-        let name = object::text(variable, "name");
-        let path = format!("{path}.env[{index}].name");
-        if name.is_empty() {
-            causes.push(Cause::required(path));
-        } else if name.contains('=') || !name.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-            let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            causes.push(Cause::invalid(path, &variable["name"], why));
-        }
-    }
-    for (index, port) in object::list(container, "ports").iter().enumerate() {
-        let path = format!("{path}.ports[{index}]");
-        if !matches!(port["containerPort"].as_u64(), Some(1..=65535)) {
-            let field = format!("{path}.containerPort");
-            causes.push(Cause::invalid(
-                field,
-                &port["containerPort"],
-                "must be between 1 and 65535, inclusive",
-            ));
-        }
-        one_of(port, &path, "protocol", &["TCP", "UDP", "SCTP"], causes);
-    }
-    for (index, mount) in object::list(container, "volumeMounts").iter().enumerate() {
-        let path = format!("{path}.volumeMounts[{index}]");
-        let name = object::text(mount, "name");
-        if !volumes.contains(name) {
-            causes.push(Cause {
-                reason: "FieldValueNotFound",
-                message: format!("Not found: {}", json!(name)),
-                field: format!("{path}.name"),
-            });
-        }
-        if object::text(mount, "mountPath").is_empty() {
-            causes.push(Cause::required(format!("{path}.mountPath")));
-        }
-    }
-    validate_resources(&container["resources"], &format!("{path}.resources"), causes);
-}
-
-fn validate_resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
-    let parse = |value: &Value| -> Option<bulkhead_client::Quantity> {
-        match value {
-            Value::String(text) => text.parse().ok(),
-            Value::Number(number) => number.to_string().parse().ok(),
-            _ => None,
-        }
-    };
-    for list in ["limits", "requests"] {
-        for (name, value) in resources[list].as_object().into_iter().flatten() {
-            if parse(value).is_none() {
-                let why = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
-                causes.push(Cause::invalid(format!("{path}.{list}.{name}"), value, why));
+            containers::validate(container, &path, &volumes, causes);
+            // Ephemeral containers may have no probes at all.
+            if list != ephemeral::FIELD {
+                let ends = list == "initContainers" && container["restartPolicy"] != "Always";
+                probes::validate(container, &path, grace.as_i64(), ends, causes);
             }
         }
     }
-    for (name, request) in resources["requests"].as_object().into_iter().flatten() {
-        if let (Some(requested), Some(limit)) = (parse(request), parse(&resources["limits"][name]))
-            && requested > limit
-        {
-            let why = format!(
-                "must be less than or equal to {name} limit of {}",
-                resources["limits"][name]
-            );
-            causes.push(Cause::invalid(format!("{path}.requests"), request, &why));
+    validate_host_ports(spec, path, causes);
+    placement::validate(spec, path, causes);
+    ephemeral::validate(spec, path, causes);
+}
+
+/// Reports ports of the node that two containers take, and those of a pod in the node's network
+/// that are not the container's.
+fn validate_host_ports(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
+    for list in CONTAINERS {
+        let mut taken = HashSet::new();
+        for (index, container) in object::list(spec, list).iter().enumerate() {
+            // Init containers run one after the other.
+            if list == "initContainers" {
+                taken.clear();
+            }
+            for (port, number, name) in containers::host_ports(container) {
+                let path = format!("{path}.{list}[{index}].ports[{port}].hostPort");
+                let own = &container["ports"][port]["containerPort"];
+                if list == "containers" && spec["hostNetwork"] == true && *own != number {
+                    let why = "must match `containerPort` when `hostNetwork` is true";
+                    causes.push(Cause::invalid(&path, &json!(number), why));
+                }
+                let shown = json!(name);
+                if !taken.insert(name) {
+                    causes.push(Cause::duplicate(path, &shown));
+                }
+            }
+        }
+    }
+}
+
+fn validate_dns(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    one_of(spec, path, "dnsPolicy", &policies, causes);
+    let config = &spec["dnsConfig"];
+    let servers = object::list(config, "nameservers");
+    if spec["dnsPolicy"] == "None" {
+        let at = format!("{path}.dnsConfig");
+        if config.is_null() {
+            let why = "must provide `dnsConfig` when `dnsPolicy` is None";
+            causes.push(Cause::missing(at, why));
+        } else if servers.is_empty() {
+            let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            causes.push(Cause::missing(format!("{at}.nameservers"), why));
+        }
+    }
+    let at = format!("{path}.dnsConfig.nameservers");
+    if servers.len() > MOST_NAMESERVERS {
+        let why = format!("must not have more than {MOST_NAMESERVERS} nameservers");
+        causes.push(Cause::invalid(&at, &config["nameservers"], &why));
+    }
+    for (index, server) in servers.iter().enumerate() {
+        if server.as_str().and_then(|text| text.parse::<IpAddr>().ok()).is_none() {
+            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            causes.push(Cause::invalid(format!("{at}[{index}]"), server, why));
         }
     }
 }
@@ -341,97 +322,38 @@ pub(super) fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>)
         let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations)";
         causes.push(Cause::forbidden("spec", why));
     }
-    let tolerations = object::list(new, "spec.tolerations");
-    if !object::list(old, "spec.tolerations").iter().all(|old| tolerations.contains(old)) {
+    let is_kept = |old: &Value| {
+        object::list(new, "spec.tolerations").iter().any(|new| same_but_seconds(old, new))
+    };
+    if !object::list(old, "spec.tolerations").iter().all(is_kept) {
         causes.push(Cause::forbidden(
             "spec.tolerations",
             "existing toleration can not be modified except its tolerationSeconds",
         ));
     }
+    validate_deadline(new, old, causes);
+}
+
+/// Whether two tolerations differ in nothing but for how long they hold.
+fn same_but_seconds(one: &Value, other: &Value) -> bool {
+    fn rest(toleration: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        let fields = toleration.as_object().into_iter().flatten();
+        fields.filter(|(field, _)| *field != "tolerationSeconds")
+    }
+    rest(one).eq(rest(other))
+}
+
+/// A deadline may be set, and be drawn nearer.
+fn validate_deadline(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let path = "spec.activeDeadlineSeconds";
+    let value = &new["spec"]["activeDeadlineSeconds"];
+    let why = match (value.as_i64(), old["spec"]["activeDeadlineSeconds"].as_i64()) {
+        (None, Some(_)) => "must not update from a positive integer to nil value",
+        (Some(new), Some(old)) if new > old => "must be less than or equal to previous value",
+        _ => return,
+    };
+    causes.push(Cause::invalid(path, value, why));
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kinds::testing;
-
-    fn pod(spec: Value) -> Value {
-        let mut pod = json!({"metadata": {"name": "p"}, "spec": spec});
-        prepare_create(&mut pod);
-        default(&mut pod);
-        pod
-    }
-
-    fn fields(pod: &Value) -> Vec<String> {
-        testing::fields(validate, pod)
-    }
-
-    #[test]
-    fn defaults() {
-        let pod = pod(json!({"containers": [
-            {"name": "a", "image": "localhost:5000/a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}},
-            {"name": "b", "image": "b:1", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "500m"}}},
-        ], "volumes": [{"name": "v"}]}));
-        assert_eq!(fields(&pod), Vec::<String>::new());
-        let spec = &pod["spec"];
-        assert_eq!(spec["restartPolicy"], "Always");
-        assert_eq!(spec["terminationGracePeriodSeconds"], 30);
-        assert_eq!(spec["containers"][0]["imagePullPolicy"], "Always");
-        assert_eq!(
-            spec["containers"][0]["resources"]["requests"],
-            json!({"cpu": "1", "memory": "1Gi"})
-        );
-        assert_eq!(spec["containers"][1]["imagePullPolicy"], "IfNotPresent");
-        assert_eq!(spec["containers"][1]["resources"]["requests"], json!({"cpu": "500m"}));
-        assert_eq!(spec["volumes"][0]["emptyDir"], json!({}));
-        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_by_its_path() {
-        let wrong = pod(json!({
-            "restartPolicy": "Sometimes",
-            "containers": [
-                {"name": "A", "image": "x", "ports": [{"containerPort": 0}]},
-                {"name": "b", "env": [{"value": "x"}]},
-                {"name": "b", "image": "x", "volumeMounts": [{"name": "none", "mountPath": "/x"}],
-                 "resources": {"requests": {"cpu": "2", "memory": "lots"}, "limits": {"cpu": "1"}}},
-            ],
-        }));
-        let expected = [
-            "spec.restartPolicy",
-            "spec.containers[0].name",
-            "spec.containers[0].ports[0].containerPort",
-            "spec.containers[1].image",
-            "spec.containers[1].env[0].name",
-            "spec.containers[2].name",
-            "spec.containers[2].volumeMounts[0].name",
-            "spec.containers[2].resources.requests.memory",
-            "spec.containers[2].resources.requests",
-        ];
-        assert_eq!(fields(&wrong), expected);
-        assert_eq!(fields(&pod(json!({}))), ["spec.containers"]);
-        assert_eq!(fields(&json!({"spec": 5})), ["spec"]);
-    }
-
-    #[test]
-    fn only_images_and_tolerations_change() {
-        let old = pod(json!({"containers": [{"name": "a", "image": "a:1"}]}));
-        let refused = |new: &Value| {
-            let mut causes = Vec::new();
-            validate_update(new, &old, &mut causes);
-            !causes.is_empty()
-        };
-        let mut new = old.clone();
-        new["spec"]["containers"][0]["image"] = "a:2".into();
-        new["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
-        assert!(!refused(&new));
-        new["spec"]["containers"][0]["command"] = json!(["sh"]);
-        assert!(refused(&new));
-        for (field, value) in [("containers", json!([])), ("nodeName", json!("n1"))] {
-            let mut new = old.clone();
-            new["spec"][field] = value;
-            assert!(refused(&new), "{field}");
-        }
-    }
-}
+mod tests;
