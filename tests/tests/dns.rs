@@ -68,9 +68,21 @@ fn finds(kubectl: &Kubectl, name: &str, addresses: &[&str]) {
     });
 }
 
-fn container() -> serde_json::Value {
-    json!({"name": "c", "image": "localhost/busybox:test", "imagePullPolicy": "IfNotPresent",
-           "command": ["sleep", "100000"]})
+/// What Debian's dig is answered about a name, in order.
+#[track_caller]
+fn digs(kubectl: &Kubectl, query: &[&str], answers: &[&str]) {
+    until(&format!("dig {query:?} says {answers:?}"), LIMIT, || {
+        let arguments = [&["exec", "client", "--", "dig", "+short"], query].concat();
+        let outcome = kubectl.run(&arguments);
+        let mut found: Vec<&str> = outcome.stdout.lines().collect();
+        found.sort_unstable();
+        if found == answers { Ok(()) } else { Err(outcome.to_string()) }
+    });
+}
+
+fn container(image: &str) -> serde_json::Value {
+    json!({"name": "c", "image": format!("localhost/{image}:test"),
+           "imagePullPolicy": "IfNotPresent", "command": ["sleep", "100000"]})
 }
 
 #[test]
@@ -80,10 +92,11 @@ fn pods_find_services_each_other_and_the_world() {
     let home = Home::new();
     let cluster = home.cluster("names", 1);
     cluster.load_busybox();
+    cluster.load_image("dnsutils");
     let kubectl = cluster.kubectl();
     kubectl.apply(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"},
-        "spec": {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"port": 5432}]},
+        "spec": {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"name": "sql", "port": 5432}]},
     }));
     kubectl.apply(&json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
@@ -92,13 +105,17 @@ fn pods_find_services_each_other_and_the_world() {
             "selector": {"matchLabels": {"app": "db"}},
             "template": {
                 "metadata": {"labels": {"app": "db"}},
-                "spec": {"terminationGracePeriodSeconds": 0, "containers": [container()]},
+                "spec": {"terminationGracePeriodSeconds": 0, "containers": [container("busybox")]},
             },
         },
     }));
     kubectl.apply(&json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [container()]},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [container("dnsutils")]},
+    }));
+    kubectl.apply(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "elsewhere"},
+        "spec": {"type": "ExternalName", "externalName": "www.example.test"},
     }));
     kubectl.wait_phase("client", "Running");
     let ip = |pod: &str| {
@@ -116,6 +133,12 @@ fn pods_find_services_each_other_and_the_world() {
     both.sort_unstable();
     finds(&kubectl, "db", &both);
     finds(&kubectl, "www.example.test", &["127.0.0.9"]);
+    digs(&kubectl, &["-x", &first], &["db-0.db.default.svc.cluster.local."]);
+    let records =
+        [0, 1].map(|number| format!("0 100 5432 db-{number}.db.default.svc.cluster.local."));
+    let service = "_sql._tcp.db.default.svc.cluster.local";
+    digs(&kubectl, &["SRV", service], &[&records[0], &records[1]]);
+    digs(&kubectl, &["elsewhere.default.svc.cluster.local"], &["127.0.0.9", "www.example.test."]);
     let nothing = resolve(&kubectl, "none.default.svc.cluster.local").unwrap_err();
     assert!(nothing.contains("NXDOMAIN"), "{nothing}");
 

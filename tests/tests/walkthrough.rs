@@ -153,6 +153,15 @@ fn a_beginner_finds_everything_where_the_tutorials_say() {
         }
     }
 
+    // What it uses, once that has been measured.
+    for (what, named) in [("nodes", node.as_str()), ("pods", name)] {
+        until(&format!("top tells of {named}"), Duration::from_secs(60), || {
+            let told = outcome(&format!("top {what}"));
+            let found = told.code == 0 && told.stdout.contains(named);
+            if found { Ok(()) } else { Err(told.to_string()) }
+        });
+    }
+
     // A node is emptied, and the site goes on elsewhere.
     let drained = kubectl(&format!("drain {node} --ignore-daemonsets --timeout=120s"));
     assert!(drained.contains(&format!("node/{node} drained")), "{drained}");

@@ -1,0 +1,96 @@
+//! What root in a node cannot reach: other clusters, the monitors, and anything by IPv6.
+
+use std::process::Command;
+use std::time::Duration;
+
+use bulkhead_tests::{Home, Kubectl, Outcome, until};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A pod of Debian's tools; one that is `root` is so in its node, too.
+fn pod(name: &str, script: &str, root: bool) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "hostNetwork": root,
+            "containers": [{
+                "name": "c", "image": "localhost/nettools:test", "imagePullPolicy": "IfNotPresent",
+                "command": ["sh", "-c", script],
+                "securityContext": {"privileged": root},
+            }],
+        },
+    })
+}
+
+fn exec(kubectl: &Kubectl, script: &str) -> Outcome {
+    kubectl.run(&["exec", "root", "--", "sh", "-c", script])
+}
+
+fn run(command: &str) -> String {
+    Outcome::of(Command::new("sh").args(["-euc", command])).ok()
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn root_in_a_node_finds_no_other_cluster_and_no_monitor() {
+    let home = Home::new();
+    let ours = home.cluster("jail", 1);
+    ours.load_image("nettools");
+    let others = home.cluster("others", 1);
+
+    // What is served in the one is there for the host, and not for root in the other.
+    let served = others.kubectl();
+    let listen = "exec socat TCP-LISTEN:8080,fork,reuseaddr EXEC:'echo served'";
+    served.apply(&pod("server", listen, false));
+    served.apply(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
+        "spec": {"type": "NodePort", "selector": {"app": "server"}, "ports": [{"port": 8080}]},
+    }));
+    let service = served.run(&["get", "service", "server", "-o", "json"]).json();
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    let address = others.outside_address();
+    until("the host is served", LIMIT, || {
+        let client = format!("socat -T 5 -,ignoreeof TCP:{address}:{port},connect-timeout=5");
+        let said = Outcome::of(Command::new("sh").args(["-c", &client]));
+        if said.stdout == "served\n" { Ok(()) } else { Err(said.to_string()) }
+    });
+    let server = served.wait_phase("server", "Running")["status"]["podIP"].clone();
+    let server = server.as_str().unwrap();
+
+    let kubectl = ours.kubectl();
+    kubectl.apply(&pod("root", "exec sleep 100000", true));
+    kubectl.wait_phase("root", "Running");
+    for (ip, port) in [(address.to_string().as_str(), port), (server, 8080)] {
+        let script = format!(
+            "ip route replace {ip}/32 via 169.254.1.1 dev eth0 onlink
+             socat -T 3 -,ignoreeof TCP:{ip}:{port},connect-timeout=3; ip route del {ip}/32"
+        );
+        assert_eq!(exec(&kubectl, &script).stdout, "", "{ip}");
+    }
+
+    // The monitor takes no connections from its guest, to no context identifier and no port: the
+    // host's is 2, and the guest's own leads to the agent, which listens to the host alone.
+    for cid in [2, 3] {
+        for port in [1, 22, 1024, 10250] {
+            let connect = format!("timeout 5 socat -u OPEN:/dev/null VSOCK-CONNECT:{cid}:{port}");
+            let outcome = exec(&kubectl, &connect);
+            assert_ne!(outcome.code, 0, "{cid}:{port}: {outcome}");
+        }
+    }
+
+    // Neither solicitations nor advertisements of neighbours leave the node, nor any IPv6.
+    let neighbours = || run("ip -n bulkhead-jail -6 neigh");
+    let before = neighbours();
+    let ping = "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0
+         ip -6 addr add fe80::77/64 dev eth0 nodad; ip -6 addr add fd00::77/64 dev eth0 nodad
+         ping -6 -c 2 -W 2 -I eth0 ff02::1; ping -6 -c 2 -W 2 fd00::1; true";
+    let said = exec(&kubectl, ping).stdout;
+    assert!(said.contains("ff02::1"), "it was asked: {said}");
+    let answers = said.lines().filter(|line| line.contains("bytes from"));
+    assert_eq!(answers.filter(|line| !line.contains("fe80::77")).count(), 0, "{said}");
+    assert_eq!(neighbours(), before);
+}
