@@ -27,6 +27,11 @@ fn pod(name: &str, node: &str, script: &str) -> Value {
     })
 }
 
+/// A port of a Service.
+fn port(name: &str, protocol: &str, port: u16) -> Value {
+    json!({"name": name, "protocol": protocol, "port": port})
+}
+
 /// Runs a script in the client until it succeeds: what it asks may have just started.
 #[track_caller]
 fn client(kubectl: &Kubectl, script: &str) -> String {
@@ -55,7 +60,6 @@ fn debians_programs_speak_by_services_and_connections_outlive_the_daemon() {
          iperf3 -s & socat UDP-LISTEN:7,fork,reuseaddr EXEC:cat &
          exec socat TCP-LISTEN:7,fork,reuseaddr EXEC:cat";
     kubectl.apply(&pod("server", "traffic-1", serve));
-    let port = |name: &str, protocol: &str, port: u16| json!({"name": name, "protocol": protocol, "port": port});
     kubectl.apply(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
         "spec": {"selector": {"app": "server"}, "ports": [
