@@ -15,6 +15,7 @@ mod pod;
 mod pods;
 mod policies;
 mod port_forward;
+mod pull_secrets;
 mod resolver;
 mod services;
 mod spdy;

@@ -31,6 +31,12 @@ impl Name {
         self.0.resolve_registry()
     }
 
+    /// Registry and repository, without tag and digest: what credentials are for.
+    #[must_use]
+    pub fn repository(&self) -> String {
+        format!("{}/{}", self.0.registry(), self.0.repository())
+    }
+
     /// The same image, asked of `address` if its registry is on loopback. The name stays.
     pub(crate) fn with_loopback_at(self, address: IpAddr) -> Self {
         if !self.is_loopback() {

@@ -11,7 +11,8 @@ use std::{
 };
 
 use bulkhead_images::{
-    Digest, Error, Limits, Progress, ProgressFn, PullOptions, Reason, RegistryAuth, Store,
+    Digest, Error, Keyring, Limits, Name, Progress, ProgressFn, PullOptions, Reason, RegistryAuth,
+    Store,
 };
 use support::{Layout, Registry, TestLayer, busybox, gzip, reserved_port, tar};
 
@@ -203,7 +204,29 @@ async fn a_registry_with_tls_and_users_wants_both() {
         let error = store.pull(&name, options, None).await.unwrap_err().to_string();
         assert!(error.contains(expected) && !error.contains('\n'), "{expected}: {error}");
     }
-    store.pull(&name, with(certificate, password), None).await.unwrap();
+    store.pull(&name, with(certificate.clone(), password), None).await.unwrap();
+
+    // As a Secret has them, for its host and for one of its repositories.
+    let registry = name.split('/').next().unwrap();
+    let config = serde_json::json!({"auths": {
+        format!("{registry}/app"): {"username": user, "password": password},
+        registry: {"username": user, "password": "wrong"},
+    }});
+    let mut keyring = Keyring::default();
+    keyring.add_config(config.to_string().as_bytes()).unwrap();
+    let mut found = keyring.find(&Name::parse(&name).unwrap());
+    let mut pull = async || {
+        let auth = found.next().unwrap();
+        store
+            .pull(
+                &name,
+                PullOptions { auth, authorities: certificate.clone(), ..PullOptions::default() },
+                None,
+            )
+            .await
+    };
+    pull().await.unwrap();
+    pull().await.unwrap_err();
 }
 
 /// A registry that answers each request with the next of `answers`, then with the last again.

@@ -118,7 +118,7 @@ async fn read(
 }
 
 /// A name as a segment of a path: a pod's author may have written anything.
-fn segment(name: &str) -> percent_encoding::PercentEncode<'_> {
+pub(super) fn segment(name: &str) -> percent_encoding::PercentEncode<'_> {
     const LEFT: &percent_encoding::AsciiSet =
         &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.');
     percent_encoding::utf8_percent_encode(name, LEFT)

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bulkhead_agent_protocol::ContainerImage;
-use bulkhead_images::{Image, Reason};
+use bulkhead_images::{Image, Name, PullOptions, Reason, RegistryAuth};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::pull_secrets::PullSecrets;
 use super::{Context, events};
 use crate::vm::{Node, Up};
 
@@ -136,10 +137,11 @@ pub(super) async fn ensure(
     uid: &str,
 ) -> Result<Images, ImageError> {
     let owner = pin_owner(context, &node.plan.name, uid);
+    let secrets = PullSecrets::new(context, pod);
     let mut images = Images::default();
     for list in LISTS {
         for container in containers(pod, list) {
-            match ensure_one(context, node, up, pod, container, &owner).await {
+            match ensure_one(context, node, up, &secrets, container, &owner).await {
                 Ok((name, image)) => drop(images.there.insert(name, image)),
                 Err(error) if list == EPHEMERAL => images.missing.push(error),
                 Err(error) => return Err(error),
@@ -154,7 +156,7 @@ async fn ensure_one(
     context: &Context,
     node: &Node,
     up: &Up,
-    pod: &Value,
+    secrets: &PullSecrets<'_>,
     container: &Value,
     owner: &str,
 ) -> Result<(String, ContainerImage), ImageError> {
@@ -168,7 +170,7 @@ async fn ensure_one(
         problem,
     };
     let policy = Policy::of(text("imagePullPolicy"), reference);
-    let image = obtain(context, pod, reference, policy)
+    let image = obtain(context, secrets, reference, policy)
         .await
         .map_err(|(kind, problem)| failed(kind, problem))?;
     // It may have been removed in this moment: then the next try pulls it.
@@ -219,7 +221,7 @@ impl Policy {
 
 async fn obtain(
     context: &Context,
-    pod: &Value,
+    secrets: &PullSecrets<'_>,
     reference: &str,
     policy: Policy,
 ) -> Result<Image, (Kind, String)> {
@@ -238,23 +240,48 @@ async fn obtain(
             return Err((Kind::NeverPull, problem));
         }
     }
+    let pod = secrets.pod();
     let message = format!("Pulling image {reference:?}");
     events::pod(context, pod, "Normal", "Pulling", &message);
     let began = Instant::now();
-    match store.pull(reference, context.host.pull_options(false), None).await {
-        Ok(image) => {
-            let message = format!(
+    let pulled = match (Name::parse(reference), secrets.keyring().await) {
+        (Err(error), _) => Err(classed(error)),
+        (_, Err(why)) => Err((Kind::Pull, why.clone())),
+        (Ok(name), Ok(keyring)) => {
+            pull(context, reference, keyring.find(&name)).await.map_err(classed)
+        }
+    };
+    let (kind, message) = match &pulled {
+        Ok(image) => (
+            ("Normal", "Pulled"),
+            format!(
                 "Successfully pulled image {reference:?} in {} ms. Image size: {} bytes.",
                 began.elapsed().as_millis(),
                 image.size()
-            );
-            events::pod(context, pod, "Normal", "Pulled", &message);
-            Ok(image)
+            ),
+        ),
+        Err((_, why)) => {
+            (("Warning", "Failed"), format!("Failed to pull image {reference:?}: {why}"))
         }
-        Err(error) => {
-            let message = format!("Failed to pull image {reference:?}: {error}");
-            events::pod(context, pod, "Warning", "Failed", &message);
-            Err(classed(error))
+    };
+    events::pod(context, pod, kind.0, kind.1, &message);
+    pulled
+}
+
+/// Pulls an image with the first of these credentials that the registry takes, or as nobody if there
+/// are none.
+async fn pull(
+    context: &Context,
+    reference: &str,
+    mut credentials: impl Iterator<Item = RegistryAuth>,
+) -> Result<Image, bulkhead_images::Error> {
+    let mut auth = credentials.next().unwrap_or(RegistryAuth::Anonymous);
+    loop {
+        let options = PullOptions { auth, ..context.host.pull_options(false) };
+        let pulled = context.host.images.pull(reference, options, None).await;
+        match (pulled, credentials.next()) {
+            (Err(_), Some(next)) => auth = next,
+            (pulled, _) => return pulled,
         }
     }
 }
