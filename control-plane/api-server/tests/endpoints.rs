@@ -145,3 +145,56 @@ async fn a_pod_that_ends_serves_to_the_end_and_budgets_know_stateful_sets() {
     assert_eq!(ending.next().unwrap()["serving"], true);
     until(&mut client, ENDPOINTS, |one| addresses(one, "addresses").len() == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_a_user_makes_are_mirrored_into_slices() {
+    let cluster = Cluster::start();
+    let kubectl = Kubectl::new(&cluster);
+    let mut client = cluster.admin().await;
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: web, labels: {team: a}}
+subsets:
+- addresses: [{ip: 192.0.2.1}]
+  notReadyAddresses: [{ip: 192.0.2.2}]
+  ports: [{port: 8080}]
+";
+    kubectl.run(&format!("apply -f {}", kubectl.file("web.yaml", text)));
+    let slices = until(&mut client, SLICES, |slices| all(slices).len() == 2).await;
+    assert_eq!(ready(&slices), 1);
+    let slice = of_web(&slices)[0];
+    let labels = &slice["metadata"]["labels"];
+    let manager = "endpointslicemirroring-controller.k8s.io";
+    assert_eq!(labels["endpointslice.kubernetes.io/managed-by"], manager);
+    assert_eq!(labels["team"], "a");
+    assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Endpoints");
+    assert_eq!(slice["ports"][0], json!({"name": "", "port": 8080, "protocol": "TCP"}));
+
+    // It follows, as a change of the same slice, which is not written again after that.
+    let more = r#"{"subsets":[{"addresses":[{"ip":"192.0.2.1"},{"ip":"192.0.2.3"}],"ports":[{"port":8080}]}]}"#;
+    kubectl.run(&format!("patch endpoints web -p {more}"));
+    let changed = until(&mut client, SLICES, |slices| ready(slices) == 2).await;
+    assert_eq!(of_web(&changed)[0]["metadata"]["uid"], slice["metadata"]["uid"]);
+    kubectl.run("label endpoints web endpointslice.kubernetes.io/skip-mirror=true");
+    until(&mut client, SLICES, |slices| of_web(slices).is_empty()).await;
+    kubectl.run("label endpoints web endpointslice.kubernetes.io/skip-mirror-");
+    let again = until(&mut client, SLICES, |slices| ready(slices) == 2).await;
+    let generation = of_web(&again)[0]["metadata"]["generation"].clone();
+    kubectl.run("annotate endpoints web note=n");
+    let noted = |slices: &Value| of_web(slices)[0]["metadata"]["annotations"]["note"] == "n";
+    let noted = until(&mut client, SLICES, noted).await;
+    assert_eq!(
+        of_web(&noted)[0]["metadata"]["generation"],
+        generation,
+        "what it says is as it was"
+    );
+
+    kubectl.run("delete endpoints web");
+    until(&mut client, SLICES, |slices| of_web(slices).is_empty()).await;
+}

@@ -83,6 +83,7 @@ pub fn start(
     tasks.spawn(cron::run(with()));
     tasks.spawn(autoscaling::run(with()));
     tasks.spawn(endpoints::run(with()));
+    tasks.spawn(endpoints::mirror::run(with()));
     tasks.spawn(quota::run(with()));
     tasks.spawn(gc::run(with()));
     tasks.spawn(lifecycle::run(with(), node_monitor_grace_period));

@@ -2,10 +2,12 @@
 //! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>
 //!
 //! [`index`] knows which pods are whose, [`pod`] what a pod is as an endpoint, [`slices`] and [`legacy`]
-//! what is to be written; this module reads the caches and writes.
+//! what is to be written; this module reads the caches and writes. [`mirror`] is about Endpoints that users
+//! make.
 
 mod index;
 mod legacy;
+pub(crate) mod mirror;
 mod pod;
 mod slices;
 
@@ -151,7 +153,7 @@ impl Controller {
         };
         let selects = service["spec"]["selector"].as_object().is_some_and(|map| !map.is_empty());
         let external = text(&service, "spec.type") == "ExternalName";
-        // Without a selector, users say where a Service leads.
+        // Without a selector, users say where a Service leads, in slices or in Endpoints, which are mirrored.
         if !selects || external || object::is_terminating(&service) {
             return Ok(Next::Change);
         }
@@ -163,7 +165,8 @@ impl Controller {
 
         let mut known = self.slices.owned_by(object::uid(&service));
         known.retain(|slice| slices::is_managed(slice));
-        self.write_slices(key, slices::changes(&service, known, &endpoints)).await?;
+        let changes = slices::changes(&service, known, &endpoints);
+        write_slices(&self.context, &self.written_slices, key, changes).await?;
         let before = self.endpoints.get(key);
         let before = before.as_deref().unwrap_or(&Value::Null);
         let wanted = legacy::endpoints(&service, &endpoints, before);
@@ -178,25 +181,6 @@ impl Controller {
         Ok(Next::Change)
     }
 
-    async fn write_slices(&self, key: &str, changes: slices::Changes) -> Result<(), ClientError> {
-        let client = self.context.client();
-        for slice in changes.create {
-            self.written_slices.note(key, &client.create(&SLICES, slice).await?);
-        }
-        for slice in changes.update {
-            self.written_slices.note(key, &client.update(&SLICES, Target::Main, slice).await?);
-        }
-        for slice in changes.delete {
-            let options = DeleteOptions::of(object::uid(&slice));
-            let (namespace, name) = (object::namespace(&slice), object::name(&slice));
-            let deleted = client.delete(&SLICES, namespace, name, &options).await;
-            if let Some(slice) = unless_gone(deleted)? {
-                self.written_slices.note(key, &slice);
-            }
-        }
-        Ok(())
-    }
-
     /// Deletes the Endpoints of a Service that is gone; those that users made stay.
     async fn delete_endpoints(&self, key: &str) -> Result<(), ClientError> {
         let Some(endpoints) = self.endpoints.get(key).filter(|one| legacy::is_managed(one)) else {
@@ -207,4 +191,29 @@ impl Controller {
         let client = self.context.client();
         unless_gone(client.delete(&ENDPOINTS, namespace, name, &options).await).map(drop)
     }
+}
+
+/// Makes changes of slices, and notes what was written for `key`.
+async fn write_slices(
+    context: &Context,
+    written: &Written,
+    key: &str,
+    changes: slices::Changes,
+) -> Result<(), ClientError> {
+    let client = context.client();
+    for slice in changes.create {
+        written.note(key, &client.create(&SLICES, slice).await?);
+    }
+    for slice in changes.update {
+        written.note(key, &client.update(&SLICES, Target::Main, slice).await?);
+    }
+    for slice in changes.delete {
+        let options = DeleteOptions::of(object::uid(&slice));
+        let (namespace, name) = (object::namespace(&slice), object::name(&slice));
+        let deleted = client.delete(&SLICES, namespace, name, &options).await;
+        if let Some(slice) = unless_gone(deleted)? {
+            written.note(key, &slice);
+        }
+    }
+    Ok(())
 }
