@@ -173,6 +173,7 @@ fn a_site_answers_through_an_update_and_the_death_of_a_node() {
     let outside = curl(&format!("http://{}:{NODE_PORT}/", cluster.outside_address()));
     assert_eq!(outside.code, 7, "{outside}");
     let status = home.run(&["cluster", "status", "web", "-o", "json"]).json();
+    assert_eq!(status["nodePortAddress"], cluster.outside_address().to_string());
     let port = u16::try_from(status["ingress"]["http"].as_u64().unwrap()).unwrap();
     let outside = Load::on(([127, 0, 0, 1], port).into(), "web.example.com", PAGE);
     kubectl.wait_phase("client", "Running");

@@ -197,7 +197,12 @@ fn age(created: &str) -> String {
 
 fn status(cluster: &ClusterStatus) -> String {
     let list = list(std::slice::from_ref(cluster));
-    format!("{list}\nIngresses are served at {}\n\n{}", ingress(cluster), nodes(&cluster.nodes))
+    let node_ports = cluster.node_port_address;
+    let node_ports = node_ports.map_or_else(String::new, |address| {
+        format!("Node ports of Services are open at {address}\n")
+    });
+    let (ingress, nodes) = (ingress(cluster), nodes(&cluster.nodes));
+    format!("{list}\nIngresses are served at {ingress}\n{node_ports}\n{nodes}")
 }
 
 /// A table of nodes.

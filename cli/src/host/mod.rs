@@ -223,6 +223,7 @@ impl Host {
             for port in [http, https] {
                 *port = emulated::forward(&self.home, *port).await?;
             }
+            cluster.node_port_address = None;
         }
         Ok(cluster)
     }

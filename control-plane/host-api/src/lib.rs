@@ -32,6 +32,7 @@
 pub mod client;
 mod name;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,10 @@ pub struct ClusterStatus {
     pub server: String,
     /// Where its Ingresses are served.
     pub ingress: IngressPorts,
+    /// Where the machine that it runs on reaches its Services' node ports, while it runs. Unset if what
+    /// asks is on another, around an emulated host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_port_address: Option<Ipv4Addr>,
     /// When it was created, RFC 3339.
     pub created: String,
     /// Its nodes, by index.

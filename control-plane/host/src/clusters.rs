@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bulkhead_host_api::{ApiError, ClusterName, ClusterPhase, ClusterStatus};
-use bulkhead_network::Network;
+use bulkhead_network::{Network, Uplink};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -56,6 +56,7 @@ struct Running {
     servers: Servers,
     kubelet: Kubelet,
     network: Network,
+    uplink: Uplink,
     nodes: Mutex<BTreeMap<u32, Arc<Node>>>,
 }
 
@@ -99,6 +100,7 @@ impl Clusters {
 
     fn status_of(&self, name: &ClusterName, row: ClusterRow) -> Result<ClusterStatus> {
         let running = self.running(name);
+        let node_port_address = running.as_ref().map(|running| running.uplink.cluster_address());
         let nodes = running.map(|running| running.nodes()).unwrap_or_default();
         let nodes = self.host.state.nodes(name)?.into_iter().map(|row| {
             let node = nodes.iter().find(|node| node.plan.name == row.name);
@@ -107,6 +109,7 @@ impl Clusters {
         Ok(ClusterStatus {
             nodes: nodes.collect(),
             ingress: self.ports(name, &row)?.ingress,
+            node_port_address,
             phase: row.phase,
             server: format!("https://127.0.0.1:{}", row.api_port),
             created: row.created,
@@ -278,7 +281,8 @@ impl Clusters {
                 return Err(error);
             }
         };
-        let running = Arc::new(Running { servers, kubelet, network, nodes: Mutex::default() });
+        let nodes = Mutex::default();
+        let running = Arc::new(Running { servers, kubelet, network, uplink, nodes });
         self.running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
