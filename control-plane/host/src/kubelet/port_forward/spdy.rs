@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use bulkhead_spdy::{Encoder, Frame, Headers, value};
 use tokio::sync::mpsc;
 
 use super::{BACKLOG, FromClient, Pod};
-use crate::kubelet::spdy::connection::{self, FrameWriter};
-use crate::kubelet::spdy::{Encoder, Frame, Headers, value};
+use crate::kubelet::spdy::{self, FrameWriter};
 use crate::kubelet::upgrade::Switched;
 
 /// Streams that a client may have open; each connection takes two.
@@ -14,7 +14,7 @@ const MAX_STREAMS: usize = 1024;
 
 /// Runs until the client leaves or sends what is no SPDY.
 pub(super) async fn run(connection: Switched, pod: Pod) {
-    connection::serve(connection, |mut reader, writer| async move {
+    spdy::serve(connection, |mut reader, writer| async move {
         let mut streams = Streams::new(pod, writer);
         while let Some(frame) = reader.next().await {
             if streams.frame(frame).await.is_none() {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{BACKLOG, Connection, FromClient, Pod};
 use crate::kubelet::Context;
 use crate::kubelet::endpoint::{Body, Target, text};
-use crate::kubelet::spdy::connection::{Incoming as FromServer, Outgoing, bytes};
+use crate::kubelet::spdy::{Incoming as FromServer, Outgoing, bytes};
 use crate::kubelet::streams::locate;
 use crate::kubelet::upgrade::{asks_for, to_tcp};
 

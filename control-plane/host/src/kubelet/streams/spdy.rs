@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use bulkhead_agent_protocol::client::{ClientError, StreamInput, StreamOutput};
+use bulkhead_spdy::{Encoder, Frame, value};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{Output, size};
 use crate::kubelet::endpoint::Target;
-use crate::kubelet::spdy::connection::{self, FrameReader, FrameWriter};
-use crate::kubelet::spdy::{Encoder, Frame, value};
+use crate::kubelet::spdy::{self, FrameReader, FrameWriter};
 use crate::kubelet::upgrade::Switched;
 
 /// How long a client may take to open its streams.
@@ -90,7 +90,7 @@ pub(super) async fn run(
     input: StreamInput,
     output: StreamOutput,
 ) {
-    connection::serve(connection, |reader, writer| async move {
+    spdy::serve(connection, |reader, writer| async move {
         let (complete, opened) = oneshot::channel();
         let inward = inward(reader, writer.clone(), wanted, input, complete);
         let outward = async {
