@@ -196,7 +196,8 @@ fn merge_by_key(
     }
     for element in elements {
         let Value::Object(fields) = element else { return Err(no_key()) };
-        let id = fields.get(key).ok_or_else(no_key)?;
+        // A null says that there is none: with it, an element would be another each time.
+        let id = fields.get(key).filter(|id| !id.is_null()).ok_or_else(no_key)?;
         let is_it = |present: &Value| present.get(key) == Some(id);
         match directive(fields)? {
             Directive::Delete => list.retain(|present| !is_it(present)),
@@ -309,6 +310,7 @@ mod tests {
         let mut pod = containers(json!([{"name": "a"}]));
         for bad in [
             containers(json!([{"image": "x"}])),
+            containers(json!([{"image": "x", "name": null}])),
             json!({"spec": {"$patch": "explode"}}),
             json!({"spec": {"$setElementOrder/containers": 5}}),
         ] {
