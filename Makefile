@@ -31,6 +31,10 @@ lint: packages ## Formatting, clippy, licences
 test: packages ## Everything: lint, unit, integration, end-to-end
 	@ci/test
 
+.PHONY: fuzz
+fuzz: packages ## Fuzz every parser of hostile bytes, ten seconds each
+	@ci/fuzz
+
 .PHONY: bench
 bench: image ## Print the table of figures, against QEMU
 	@ci/bench

@@ -238,6 +238,12 @@ impl Server {
         })
     }
 
+    /// What answers its requests, also those of who is in the same process.
+    #[must_use]
+    pub const fn front(&self) -> &Front {
+        &self.front
+    }
+
     /// How secrets are encrypted.
     #[must_use]
     pub fn secrets(&self) -> Secrets {

@@ -69,6 +69,12 @@ impl Front {
         Self { api, authorizer, tokens, custom, kubelets, metrics, proxy }
     }
 
+    /// The API that it is the front of.
+    #[must_use]
+    pub const fn api(&self) -> &Api {
+        &self.api
+    }
+
     /// Answers a request over a connection on which a client certificate said who asks; without
     /// one, a bearer token may.
     pub async fn answer<B>(

@@ -1,5 +1,5 @@
 //! Any bytes as a layer: the same harness that the crate's tests run over damaged streams.
-//! `RUSTC_BOOTSTRAP=1 cargo fuzz run layer` in this directory's parent.
+//! `ci/fuzz 60 layer` runs it.
 
 #![no_main]
 

@@ -1,0 +1,7 @@
+//! Definitions of custom resources, and their objects.
+
+#![no_main]
+
+use bulkhead_control_plane_fuzz::api_server;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| api_server::definitions::drive(bytes));

@@ -1,0 +1,7 @@
+//! JSON, merge and strategic patches.
+
+#![no_main]
+
+use bulkhead_control_plane_fuzz::api_server;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| api_server::patches::drive(bytes));

@@ -1,0 +1,7 @@
+//! Pods as an agent takes them.
+
+#![no_main]
+
+use bulkhead_control_plane_fuzz::api_server;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| api_server::pods::drive(bytes));

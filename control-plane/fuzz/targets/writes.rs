@@ -1,0 +1,7 @@
+//! Objects of every kind through the whole server.
+
+#![no_main]
+
+use bulkhead_control_plane_fuzz::api_server;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| api_server::writes::drive(bytes));
