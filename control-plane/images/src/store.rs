@@ -300,9 +300,10 @@ impl Store {
         blocking(move || {
             let names: Vec<_> = names.iter().map(Name::to_string).collect();
             this.index.put(plan.id, &plan.config, &layers, &names)?;
+            // Another process may take its name away at once; the image goes when nobody holds the lock.
+            let record = this.index.find(&plan.id.to_string())?;
             // Only now may layers without an image be removed.
             drop(lock);
-            let record = this.index.find(&plan.id.to_string())?;
             this.image(record.ok_or_else(|| Error::NotFound(plan.id.to_string()))?)
         })
         .await

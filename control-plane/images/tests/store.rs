@@ -333,10 +333,10 @@ async fn a_killed_process_leaves_a_consistent_store() {
         // Two at once: neither may break the other, however they end.
         let children = [0, 1].map(|_| {
             Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "child_that_imports_and_removes"])
+                .args(["--exact", "child_that_imports_and_removes", "--nocapture"])
                 .env(CHILD, format!("{} {}", dir.path().display(), layout.path().display()))
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(Stdio::inherit())
                 .spawn()
                 .unwrap()
         });
