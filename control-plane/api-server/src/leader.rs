@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::api::{Api, services};
 use crate::auth::authorizer::Authorizer;
 use crate::auth::rbac::aggregation;
+use crate::auth::token::{Tokens, secrets};
 use crate::custom::CustomResources;
 use crate::housekeeping;
 use crate::kubelet::Kubelets;
@@ -33,6 +34,7 @@ pub(crate) struct Duties {
     /// Where metrics come from.
     pub(crate) kubelets: Arc<Kubelets>,
     pub(crate) custom: Arc<CustomResources>,
+    pub(crate) tokens: Tokens,
     /// The cluster's, PEM.
     pub(crate) root_certificate: Arc<str>,
     /// Where the authority's key lies.
@@ -59,6 +61,8 @@ impl Duties {
         tasks.spawn(services::keep_repaired(self.api.clone()));
         tasks.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
         tasks.spawn(signer::run(self.api.clone(), self.pki.clone()));
+        let root = Arc::clone(&self.root_certificate);
+        tasks.spawn(secrets::run(self.tokens.clone(), root));
         tasks.spawn(aggregation::run(self.api.clone(), Arc::clone(&self.authorizer)));
         let informers = Informers::new(Arc::new(self.client("kube-controller-manager")));
         let scheduler = informers.share(Arc::new(self.client("kube-scheduler")));

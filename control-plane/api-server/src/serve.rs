@@ -214,13 +214,15 @@ impl Server {
         let kubelets = Arc::new(Kubelets::new(tls.client));
         let proxy = Proxy::new(api.clone(), Arc::clone(&kubelets))?;
         let (rights, kinds) = (Arc::clone(&authorizer), Arc::clone(&custom));
-        let front = Front::new(api.clone(), rights, tokens, kinds, Arc::clone(&kubelets), proxy);
+        let front =
+            Front::new(api.clone(), rights, tokens.clone(), kinds, Arc::clone(&kubelets), proxy);
         let root_certificate = root_certificate.into();
         let duties = Duties {
             api,
             authorizer,
             custom,
             kubelets,
+            tokens,
             root_certificate,
             pki,
             node_monitor_grace_period,

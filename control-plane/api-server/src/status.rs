@@ -30,6 +30,8 @@ pub struct Details {
     pub kind: String,
     /// Each thing that is wrong.
     pub causes: Vec<Cause>,
+    /// Where a list can go on that failed.
+    pub continue_token: Option<String>,
     /// When to try again.
     pub retry_after_seconds: Option<u32>,
 }
@@ -294,6 +296,9 @@ impl Status {
             "reason": self.reason,
             "code": self.code,
         });
+        if let Some(token) = &self.details.continue_token {
+            status["metadata"]["continue"] = token.as_str().into();
+        }
         let mut details = serde_json::Map::new();
         let texts = [
             ("name", &self.details.name),

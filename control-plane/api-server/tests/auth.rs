@@ -4,7 +4,10 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use common::{Client, Cluster, LIMIT, add_node, pod, until};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -164,6 +167,17 @@ async fn the_anonymous_see_health_and_version() {
     for path in ["/healthz", "/livez", "/readyz", "/version", "/version/"] {
         assert_eq!(nobody.get(path).await.0, 200, "{path}");
     }
+    let mut admin = cluster.admin().await;
+    let verbose = admin.send("GET", "/readyz?verbose&exclude=store&exclude=x", &[], "").await;
+    let told = verbose.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(
+        told,
+        "[+]ping ok\n[+]store excluded: ok\n\
+         warn: some health checks cannot be excluded: no matches for \"x\"\n\
+         readyz check passed\n"
+    );
+    assert_eq!(admin.get("/livez/store").await.0, 200);
+    assert_eq!(admin.get("/livez/none").await.0, 404);
     let (code, refused) = nobody.get("/apis").await;
     assert_eq!(code, 403);
     assert_eq!(
@@ -171,7 +185,6 @@ async fn the_anonymous_see_health_and_version() {
         "forbidden: User \"system:anonymous\" cannot get path \"/apis\""
     );
     assert_eq!(nobody.get(PODS).await.0, 403);
-    let mut admin = cluster.admin().await;
     assert_eq!(get_as(&mut admin, "jane", "/apis").await.0, 200, "the authenticated discover");
     assert_eq!(get_as(&mut admin, "jane", "/metrics").await.0, 403);
     assert_eq!(get_as(&mut nobody, "kubernetes-admin", PODS).await.0, 403, "no impersonation");
@@ -338,6 +351,42 @@ async fn a_service_account_is_who_its_token_says_while_it_holds() {
     assert_eq!(with_token(&mut client, &good, PODS).await.0, 401, "the account is gone");
     admin.ok("POST", ACCOUNTS, &json!({"metadata": {"name": "bot"}})).await;
     assert_eq!(with_token(&mut client, &good, PODS).await.0, 401, "another of the same name");
+}
+
+#[tokio::test]
+async fn a_token_in_a_secret_holds_as_long_as_the_secret_and_its_account() {
+    const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+    let cluster = Cluster::start();
+    let mut admin = cluster.admin().await;
+    let mut client = cluster.client(None).await;
+    let secret = |name: &str, account: &str| {
+        json!({"type": "kubernetes.io/service-account-token", "metadata": {"name": name,
+            "annotations": {"kubernetes.io/service-account.name": account}}})
+    };
+    admin.ok("POST", ACCOUNTS, &json!({"metadata": {"name": "bot"}})).await;
+    let mut tokens = Vec::new();
+    for name in ["one", "two"] {
+        admin.ok("POST", SECRETS, &secret(name, "bot")).await;
+        let path = format!("{SECRETS}/{name}");
+        let filled = until(&mut admin, &path, |one| one["data"]["token"].is_string()).await;
+        let data = |key: &str| {
+            let bytes = BASE64.decode(filled["data"][key].as_str().unwrap()).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let root = std::fs::read_to_string(cluster.pki("ca.crt")).unwrap();
+        assert_eq!((data("namespace"), data("ca.crt")), ("default".into(), root));
+        tokens.push(data("token"));
+    }
+    // 403 is for who is known.
+    for token in &tokens {
+        assert_eq!(with_token(&mut client, token, PODS).await.0, 403);
+    }
+    admin.ok("DELETE", &format!("{SECRETS}/one"), &Value::Null).await;
+    assert_eq!(with_token(&mut client, &tokens[0], PODS).await.0, 401, "its secret is gone");
+    admin.ok("DELETE", &format!("{ACCOUNTS}/bot"), &Value::Null).await;
+    assert_eq!(with_token(&mut client, &tokens[1], PODS).await.0, 401, "its account is gone");
+    admin.ok("POST", SECRETS, &secret("three", "nobody")).await;
+    until(&mut admin, SECRETS, |list| list["items"].as_array().unwrap().is_empty()).await;
 }
 
 #[tokio::test]

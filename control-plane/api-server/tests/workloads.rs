@@ -197,6 +197,36 @@ async fn deletion_takes_dependents_along_or_lets_them_go() {
     kubectl.run("delete namespace temp --timeout=120s");
 }
 
+#[tokio::test]
+async fn a_namespace_says_what_keeps_it_from_going() {
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    let namespaces = "/api/v1/namespaces";
+    let named = |name: &str| serde_json::json!({"metadata": {"name": name}});
+    client.ok("POST", namespaces, &named("held")).await;
+    let maps = format!("{namespaces}/held/configmaps");
+    let map = serde_json::json!({"metadata": {"name": "m", "finalizers": ["example.com/hold"]}});
+    client.ok("POST", &maps, &map).await;
+    client.ok("POST", &format!("{namespaces}/held/secrets"), &named("s")).await;
+    let path = format!("{namespaces}/held");
+    client.ok("DELETE", &path, &Value::Null).await;
+    let said = |namespace: &Value, kind: &str| {
+        let conditions = namespace["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let of_kind = conditions.into_iter().find(|one| one["type"] == kind);
+        of_kind.filter(|one| one["status"] == "True").map(|one| one["message"].clone())
+    };
+    until(&mut client, &path, |one| {
+        let left = "Some resources are remaining: configmaps. has 1 resource instances";
+        let held = "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances";
+        said(one, "NamespaceContentRemaining").is_some_and(|said| said == left)
+            && said(one, "NamespaceFinalizersRemaining").is_some_and(|said| said == held)
+    })
+    .await;
+    let free = serde_json::json!({"metadata": {"finalizers": null}});
+    client.typed("PATCH", &format!("{maps}/m"), "application/merge-patch+json", &free).await;
+    until(&mut client, &path, |answer| answer["code"] == 404).await;
+}
+
 fn job(name: &str, image: &str, spec: &str) -> String {
     let pod = format!("restartPolicy: Never, containers: [{{name: c, image: '{image}'}}]");
     format!(

@@ -2,7 +2,9 @@
 //! <https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/>
 //!
 //! What is not gone at once, as pods that end in their time, is waited for: its end brings the
-//! namespace back.
+//! namespace back. Meanwhile the namespace's conditions say what is left ([`left`]).
+
+mod left;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,8 +16,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::context::on_change;
+use crate::context::{on_change, write_status};
 use crate::queue::{Next, Queue, Synced};
+use left::Left;
 
 /// How many namespaces are emptied at a time.
 const WORKERS: usize = 10;
@@ -91,32 +94,50 @@ struct Controller {
 
 impl Controller {
     async fn sync(&self, name: &str) -> Synced {
-        if !self.namespaces.get(name).is_some_and(|one| is_terminating(&one)) {
+        let Some(namespace) = self.namespaces.get(name).filter(|one| is_terminating(one)) else {
             return Ok(Next::Change);
+        };
+        let left = self.empty(name).await?;
+        if left.is_empty() {
+            return match self.client.finalize_namespace(name).await {
+                Err(error) if error.code != 404 => Err(error),
+                _ => Ok(Next::Change),
+            };
         }
-        if self.empty(name).await? > 0 {
-            return Ok(Next::After(PATIENCE));
-        }
-        match self.client.finalize_namespace(name).await {
-            Err(error) if error.code != 404 => Err(error),
-            _ => Ok(Next::Change),
+        let mut status = namespace["status"].clone();
+        status["conditions"] = left.conditions(&namespace).into();
+        write_status(&self.client, &Kind::NAMESPACES, &namespace, &status).await?;
+        match left.failures.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(Next::After(PATIENCE)),
         }
     }
 
-    /// Deletes every object in a namespace, of every kind. How many objects are still there.
-    async fn empty(&self, namespace: &str) -> Result<usize, ClientError> {
-        let mut left = 0;
+    /// Deletes every object in a namespace, of every kind. What is still there.
+    async fn empty(&self, namespace: &str) -> Result<Left, ClientError> {
+        let mut left = Left::default();
         let resources = self.client.resources().await?;
         for resource in resources.into_iter().filter(|resource| resource.namespaced) {
             let kind = resource.resource;
-            self.client.delete_collection(&kind, namespace).await?;
-            let there = self.client.list(&kind, Some(namespace)).await?.0.len();
-            if there > 0 {
-                // The receiver is as long-lived as this.
-                let _ = self.left.send(kind);
+            match self.empty_of(&kind, namespace).await {
+                Ok(there) if there.is_empty() => {}
+                Ok(there) => {
+                    left.note(&kind, &there);
+                    // The receiver is as long-lived as this.
+                    let _ = self.left.send(kind);
+                }
+                // The kind went in the meantime.
+                Err(error) if error.code == 404 => {}
+                // The other kinds do not wait for this one.
+                Err(error) => left.failures.push(error),
             }
-            left += there;
         }
         Ok(left)
+    }
+
+    /// Deletes every object of a kind in a namespace. Those that are still there.
+    async fn empty_of(&self, kind: &Kind, namespace: &str) -> Result<Vec<Value>, ClientError> {
+        self.client.delete_collection(kind, namespace).await?;
+        Ok(self.client.list(kind, Some(namespace)).await?.0)
     }
 }

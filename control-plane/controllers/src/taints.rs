@@ -18,6 +18,8 @@ use crate::queue::{Next, Queue, Synced};
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 /// The taint of a node that says nothing any more.
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// The taint of a node that is cordoned.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// How many nodes and pods are synced at a time.
 const WORKERS: usize = 10;
 
@@ -183,7 +185,11 @@ fn retainted(node: &Value, now: OffsetDateTime) -> Option<Vec<Value>> {
         _ => Some(NOT_READY),
     };
     let before = list(node, "spec.taints");
-    let ours = |taint: &&Value| taint["key"] == NOT_READY || taint["key"] == UNREACHABLE;
+    let cordoned = node["spec"]["unschedulable"] == true;
+    let ours = |taint: &&Value| {
+        [NOT_READY, UNREACHABLE].iter().any(|key| taint["key"] == *key)
+            || taint["key"] == UNSCHEDULABLE && !cordoned
+    };
     let mut taints: Vec<Value> = before
         .iter()
         .filter(|taint| !ours(taint) || wanted.is_some_and(|key| taint["key"] == key))
@@ -198,6 +204,10 @@ fn retainted(node: &Value, now: OffsetDateTime) -> Option<Vec<Value>> {
         if !taints.iter().any(|taint| taint["key"] == key && taint["effect"] == effect) {
             taints.push(json!({"key": key, "effect": effect, "timeAdded": object::timestamp(now)}));
         }
+    }
+    if cordoned && !taints.iter().any(|taint| taint["key"] == UNSCHEDULABLE) {
+        let since = object::timestamp(now);
+        taints.push(json!({"key": UNSCHEDULABLE, "effect": "NoSchedule", "timeAdded": since}));
     }
     (taints != before).then_some(taints)
 }
@@ -272,6 +282,22 @@ mod tests {
         assert_eq!(step("Unknown"), None);
         assert_eq!(step("False"), Some(both(NOT_READY)));
         assert_eq!(step("True"), Some(vec![own.clone()]));
+    }
+
+    #[test]
+    fn a_cordoned_node_is_tainted_until_it_is_not() {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let mut node = json!({"spec": {"unschedulable": true}, "status": {"conditions": ready}});
+        let taints = retainted(&node, at(0)).unwrap();
+        assert_eq!(taints.len(), 1);
+        assert_eq!(
+            (&taints[0]["key"], &taints[0]["effect"]),
+            (&json!(UNSCHEDULABLE), &json!("NoSchedule"))
+        );
+        node["spec"]["taints"] = taints.into();
+        assert_eq!(retainted(&node, at(1)), None);
+        node["spec"]["unschedulable"] = false.into();
+        assert_eq!(retainted(&node, at(1)), Some(Vec::new()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct List<T = Value> {
 /// A continue token, opaque to clients.
 #[derive(Debug, Serialize, Deserialize)]
 struct Token {
-    /// The version of the first page.
+    /// The version of the first page; 0 for what there is now, which may not be consistent with it.
     rv: u64,
     /// The last key of the page before, without the resource's prefix.
     after: String,
@@ -82,8 +82,10 @@ impl Api {
                 },
                 at,
             };
-            let page =
-                self.store.list(range).await.map_err(|error| continue_failure(&error, options))?;
+            let page = self.store.list(range).await.map_err(|error| {
+                let reached = after.as_deref().filter(|_| options.continue_token.is_some());
+                continue_failure(&error, reached, &prefix)
+            })?;
             at = Some(page.revision);
             let count = page.entries.len();
             for (index, entry) in page.entries.into_iter().enumerate() {
@@ -125,7 +127,8 @@ impl Api {
             let invalid = || Status::bad_request("continue key is not valid");
             let token = BASE64.decode(token).map_err(|_| invalid())?;
             let token: Token = serde_json::from_slice(&token).map_err(|_| invalid())?;
-            return Ok((Some(Revision(token.rv)), Some(format!("{prefix}{}", token.after))));
+            let at = (token.rv > 0).then_some(Revision(token.rv));
+            return Ok((at, Some(format!("{prefix}{}", token.after))));
         }
         let Some(version) = options.resource_version.filter(|version| *version > 0) else {
             return Ok((None, None));
@@ -171,23 +174,34 @@ fn finish(
     remaining: Option<u64>,
 ) -> List<Found> {
     let resource_version = at.unwrap_or_default().0;
-    let continue_token = last.map(|last| {
-        let after = last.strip_prefix(prefix).unwrap_or_default().to_owned();
-        // A struct of a number and a text always serializes.
-        BASE64
-            .encode(serde_json::to_vec(&Token { rv: resource_version, after }).unwrap_or_default())
-    });
+    let continue_token = last.map(|last| token(resource_version, &last, prefix));
     let remaining = remaining.filter(|_| continue_token.is_some());
     List { items, resource_version, continue_token, remaining }
 }
 
-fn continue_failure(error: &StoreError, options: &ReadOptions) -> Status {
-    match error {
-        StoreError::Compacted { .. } if options.continue_token.is_some() => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You can start a new list without the continue parameter.",
-        ),
-        other => store_failure(other),
+/// The token of the page after the key `last`, at the version `rv`.
+fn token(rv: u64, last: &str, prefix: &str) -> String {
+    let after = last.strip_prefix(prefix).unwrap_or_default().to_owned();
+    // A struct of a number and a text always serializes.
+    BASE64.encode(serde_json::to_vec(&Token { rv, after }).unwrap_or_default())
+}
+
+/// What clients see of a failure after the key that a continued list has `reached`.
+fn continue_failure(error: &StoreError, reached: Option<&str>, prefix: &str) -> Status {
+    match (error, reached) {
+        (StoreError::Compacted { .. }, Some(reached)) => {
+            let mut status = Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. \
+                 You can start a new list without the continue parameter, or use the continue token \
+                 in this response to retrieve the remainder of the results. Continuing with the \
+                 provided token results in an inconsistent list - objects that were created, \
+                 modified, or deleted between the time the first chunk was returned and now may \
+                 show up in the list.",
+            );
+            status.details.continue_token = Some(token(0, reached, prefix));
+            status
+        }
+        (other, _) => store_failure(other),
     }
 }
 
@@ -201,4 +215,44 @@ pub(super) fn check_fields(place: &Place, options: &ReadOptions) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bulkhead_store::{SqliteStore, Store as _, Write};
+
+    use super::*;
+    use crate::kinds;
+
+    #[tokio::test]
+    async fn a_list_whose_version_is_forgotten_goes_on_with_what_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
+        for name in ["a", "b", "c"] {
+            let key = format!("/registry/configmaps/n/{name}");
+            let value = serde_json::to_vec(&serde_json::json!({"metadata": {"name": name}}));
+            store.write(Write::Create { key, value: value.unwrap() }).await.unwrap();
+        }
+        let api = Api::new(store.clone(), Arc::new(kinds::registry()));
+        let maps = api.registry().find("", "v1", "configmaps").unwrap();
+        let place = Place::new(&maps, Some("n"));
+        let first = ReadOptions { limit: 1, ..ReadOptions::default() };
+        let continue_token = api.list(&place, &first).await.unwrap().continue_token;
+        let next = ReadOptions { continue_token, ..ReadOptions::default() };
+        let gone = Write::Delete {
+            key: "/registry/configmaps/n/b".into(),
+            expected: store.revision().await.map(|now| Revision(now.0 - 1)).unwrap(),
+        };
+        let now = store.write(gone).await.unwrap();
+        store.compact(now).await.unwrap();
+        let expired = api.list(&place, &next).await.unwrap_err();
+        assert_eq!(expired.code, 410);
+        let token = expired.to_value()["metadata"]["continue"].as_str().map(Into::into);
+        let again = ReadOptions { continue_token: token, ..ReadOptions::default() };
+        let rest = api.list(&place, &again).await.unwrap();
+        let names: Vec<_> = rest.items.iter().map(crate::object::name).collect();
+        assert_eq!((names, rest.resource_version), (vec!["c"], now.0));
+    }
 }

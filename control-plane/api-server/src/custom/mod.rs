@@ -9,6 +9,7 @@
 
 mod columns;
 pub(crate) mod definition;
+mod formats;
 mod rules;
 mod shape;
 mod structural;

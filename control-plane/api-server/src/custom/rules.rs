@@ -3,6 +3,7 @@
 use regex::Regex;
 use serde_json::Value;
 
+use super::formats;
 use crate::object;
 use crate::status::Cause;
 
@@ -98,8 +99,7 @@ impl Rules {
         if let Some(pattern) = self.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             return Some(format!("should match '{pattern}'"));
         }
-        let is_time = self.format != "date-time" || object::parse_time(text).is_some();
-        (!is_time).then(|| "must be of type date-time".into())
+        (!formats::is_of(&self.format, text)).then(|| format!("must be of type {}", self.format))
     }
 
     fn number(&self, number: f64) -> Option<String> {

@@ -2,6 +2,7 @@
 
 pub mod connection;
 mod gzip;
+mod health;
 mod measured;
 mod stream;
 mod subresource;
@@ -10,7 +11,7 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use serde_json::{Value, json};
 
 use crate::api::{Api, Found, Place, Target};
@@ -35,8 +36,6 @@ use crate::{discovery, openapi};
 
 /// The Kubernetes version whose API this server follows; clients compare it with theirs.
 const KUBERNETES_VERSION: (&str, &str) = ("1", "36");
-/// A key that nothing is stored at, which the health checks read.
-const HEALTH_KEY: &str = "/registry/health";
 /// The media type of answers.
 const JSON: &str = "application/json";
 
@@ -166,23 +165,7 @@ impl Front {
                 });
                 Ok(body::json(200, &version, JSON))
             }
-            "/healthz" | "/livez" | "/readyz" => {
-                let store = self.api.store().get(HEALTH_KEY).await;
-                let name = path.trim_start_matches('/');
-                let verbose = query.split('&').any(|part| part.starts_with("verbose"));
-                Ok(match store {
-                    Ok(_) if verbose => body::text(
-                        StatusCode::OK,
-                        format!("[+]ping ok\n[+]store ok\n{name} check passed\n"),
-                    ),
-                    Ok(_) => body::text(StatusCode::OK, "ok"),
-                    Err(error) => body::text(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        format!("[+]ping ok\n[-]store failed: {error}\n{name} check failed\n"),
-                    ),
-                })
-            }
-            _ => Err(Status::no_such_resource()),
+            _ => self.health(path, query).await.ok_or_else(Status::no_such_resource),
         }
     }
 
@@ -240,7 +223,11 @@ impl Front {
         }
         let admission = Admission { user, place: &place, authorizer: &self.authorizer };
         let target = match (path.subresource.as_deref(), path.name.as_deref()) {
-            (None, None) => return self.collection(user, &place, verb, &query, request).await,
+            (None, None) => {
+                let answer = self.collection(user, &place, verb, &query, request).await;
+                self.settle(&resource, verb).await;
+                return answer;
+            }
             (Some(subresource), Some(name)) => {
                 if resource.subresource(subresource).is_none() {
                     return Err(Status::no_such_resource());
@@ -265,7 +252,17 @@ impl Front {
             _ => Target::Main,
         };
         let name = path.name.unwrap_or_default();
-        self.object(&admission, &name, target, verb, &query, request).await
+        let answer = self.object(&admission, &name, target, verb, &query, request).await;
+        self.settle(&resource, verb).await;
+        answer
+    }
+
+    /// Waits until what a write of a definition says holds: who wrote it may rely on that.
+    async fn settle(&self, resource: &Resource, verb: &str) {
+        let defines = resource.group == "apiextensions.k8s.io" && resource.is_stored();
+        if defines && !matches!(verb, "get" | "list" | "watch") {
+            self.custom.catch_up().await;
+        }
     }
 
     async fn collection<B>(

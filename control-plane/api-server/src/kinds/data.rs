@@ -14,8 +14,10 @@ use crate::status::Cause;
 /// So many bytes the values of one have together.
 const MOST: usize = 1 << 20;
 const IMMUTABLE: &str = "field is immutable when `immutable` is set";
-/// The annotation by which a Secret that is a token says whose.
-const ACCOUNT: &str = "kubernetes.io/service-account.name";
+/// The type of a Secret that is a service account's token.
+pub(crate) const TOKEN: &str = "kubernetes.io/service-account-token";
+/// The annotation by which it says whose.
+pub(crate) const ACCOUNT: &str = "kubernetes.io/service-account.name";
 
 pub(super) fn config_map() -> Resource {
     Resource {
@@ -134,7 +136,7 @@ fn validate_secret(secret: &Value, causes: &mut Vec<Cause>) {
         }
     };
     match object::text(secret, "type") {
-        "kubernetes.io/service-account-token" => {
+        TOKEN => {
             let name = secret["metadata"]["annotations"][ACCOUNT].as_str();
             if name.is_none_or(str::is_empty) {
                 causes.push(Cause::required(format!("metadata.annotations[{ACCOUNT}]")));

@@ -34,6 +34,7 @@ mod volume;
 
 use columns as c;
 pub(crate) use columns::age;
+pub(crate) use data::{ACCOUNT as SECRET_ACCOUNT, TOKEN as SECRET_TOKEN};
 pub(crate) use networking::CIDR_FINALIZER;
 pub(crate) use pod::classify as classify_pod;
 
