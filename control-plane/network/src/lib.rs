@@ -183,13 +183,15 @@ impl Network {
     /// # Errors
     /// If the kernel refuses.
     pub async fn enforce(&self, transaction: &policy::Transaction) -> Result<(), NetError> {
-        if transaction.script.is_empty() {
+        if transaction.made.is_empty() && transaction.script.is_empty() {
             return Ok(());
         }
-        let policy::Transaction { script, whole, generation, .. } = transaction.clone();
+        let policy::Transaction { made, script, whole, generation, .. } = transaction.clone();
         self.namespace
             .enter(move || {
-                nft::run(&script)?;
+                for script in [made, script].iter().filter(|script| !script.is_empty()) {
+                    nft::run(script)?;
+                }
                 if !whole {
                     return Ok(());
                 }

@@ -103,6 +103,10 @@ pub(super) struct Change {
 /// A change of what is in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
+    /// For nft, before the script: makes what nothing leads to yet. A packet that is under way while
+    /// rules change may find an element of after in a set, but the rules of before in a chain: in one
+    /// that is made with the element there are none, which lets it through.
+    pub made: String,
     /// For nft; empty if nothing changes.
     pub script: String,
     /// It makes a table of its own; those of other generations are to go then.
@@ -142,7 +146,9 @@ struct Members {
 struct Script {
     /// What makes sets and chains.
     made: String,
-    /// What fills chains.
+    /// What fills chains that are made.
+    filled: String,
+    /// What fills chains that were there.
     rules: String,
     deleted: BTreeMap<String, Vec<String>>,
     added: BTreeMap<String, Vec<String>>,
@@ -187,7 +193,9 @@ impl Table {
             line!(script.removed, "delete set ip {table} {set}");
         }
         self.sets = change.sets;
+        let made = std::mem::take(&mut script.made) + &std::mem::take(&mut script.filled);
         Transaction {
+            made,
             script: script.finish(&table),
             generation: self.generation,
             ..Transaction::default()
@@ -209,13 +217,15 @@ impl Table {
                 }
                 continue;
             };
-            if self.chains.insert(id) {
+            let rules = if self.chains.insert(id) {
                 line!(script.made, "add chain ip {table} {chain}");
+                &mut script.filled
             } else {
                 line!(script.rules, "flush chain ip {table} {chain}");
-            }
+                &mut script.rules
+            };
             for rule in lines {
-                line!(script.rules, "add rule ip {table} {chain} {rule}");
+                line!(rules, "add rule ip {table} {chain} {rule}");
             }
         }
     }
@@ -278,13 +288,13 @@ impl Table {
             if !std::mem::replace(&mut members.written, true) {
                 line!(script.made, "add chain ip {table} {chain}");
                 let rule = format!("add rule ip {table} {chain}");
-                line!(script.rules, "{rule} ip saddr . ip daddr @{} accept", Set::Own);
+                line!(script.filled, "{rule} ip saddr . ip daddr @{} accept", Set::Own);
                 for id in policies {
-                    line!(script.rules, "{rule} jump {}", policy_chain(*id, *direction));
+                    line!(script.filled, "{rule} jump {}", policy_chain(*id, *direction));
                 }
                 // Unlike ICMP's errors, a reset is never held back.
-                line!(script.rules, "{rule} meta l4proto tcp reject with tcp reset");
-                line!(script.rules, "{rule} reject");
+                line!(script.filled, "{rule} meta l4proto tcp reject with tcp reset");
+                line!(script.filled, "{rule} reject");
             }
             true
         });
@@ -303,7 +313,7 @@ impl Script {
     }
 
     fn finish(self, table: &str) -> String {
-        let mut script = self.made + &self.rules;
+        let mut script = self.rules;
         for (verb, sets) in [("delete", &self.deleted), ("add", &self.added)] {
             for (set, elements) in sets {
                 let elements = elements.join(", ");

@@ -23,7 +23,7 @@ struct Table {
 
 impl Ruleset {
     pub fn run(&mut self, transaction: &Transaction) {
-        for line in transaction.script.lines() {
+        for line in transaction.made.lines().chain(transaction.script.lines()) {
             self.line(line);
         }
         if transaction.whole {
