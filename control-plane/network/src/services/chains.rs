@@ -21,6 +21,9 @@ pub(super) const RESTRICTED: &str = "restricted";
 
 /// The set of those who may, for each of these.
 pub(super) const SOURCES: &str = "sources";
+/// Its key: that of Services with the source. In a set of intervals, Linux before 6.18 takes the protocol
+/// as the packet has it alone, not as `meta l4proto`, which would have to be turned round.
+const SOURCES_KEY: &str = "ip daddr . ip protocol . th dport . ip saddr";
 
 /// Chains are made for so many numbers of endpoints at once, for that takes a run of nft, which is
 /// not to be waited for whenever a Service has an endpoint more than any before.
@@ -93,7 +96,7 @@ add map ip bulkhead {name}-sticky {{ type {types} . mark : ipv4_addr . inet_serv
 pub(crate) fn dispatch(chain: &str) -> String {
     format!(
         "\
-add rule ip bulkhead {chain} {services} @{RESTRICTED} {services} . ip saddr != @{SOURCES} drop
+add rule ip bulkhead {chain} {services} @{RESTRICTED} {SOURCES_KEY} != @{SOURCES} drop
 add rule ip bulkhead {chain} {local} vmap @local
 add rule ip bulkhead {chain} {services} vmap @services
 add rule ip bulkhead {chain} ip daddr @node-addresses {node_ports} vmap @nodeports
