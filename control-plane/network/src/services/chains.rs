@@ -21,8 +21,8 @@ pub(super) const RESTRICTED: &str = "restricted";
 
 /// The set of those who may, for each of these.
 pub(super) const SOURCES: &str = "sources";
-/// Its key: that of Services with the source. In a set of intervals, Linux before 6.18 takes the protocol
-/// as the packet has it alone, not as `meta l4proto`, which would have to be turned round.
+/// Its key: that of Services with the source. In a set of intervals, Linux 6.12 takes the protocol
+/// as the packet has it alone, not as `meta l4proto`, which nft would have it turn round.
 const SOURCES_KEY: &str = "ip daddr . ip protocol . th dport . ip saddr";
 
 /// Chains are made for so many numbers of endpoints at once, for that takes a run of nft, which is
