@@ -30,12 +30,12 @@ const ALL_CONTAINERS: [&str; 3] = ["initContainers", "containers", ephemeral::FI
 pub(super) fn prepare_create(pod: &mut Value) {
     if pod["spec"]["hostNetwork"] == true {
         for list in CONTAINERS {
-            for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
-                for port in container["ports"].as_array_mut().into_iter().flatten() {
-                    let number = port["containerPort"].clone();
-                    if port.is_object() && matches!(port["hostPort"].as_u64(), None | Some(0)) {
-                        port["hostPort"] = number;
-                    }
+            // By `get_mut`: an index would put a null where nothing is.
+            let containers = pod["spec"].get_mut(list).and_then(Value::as_array_mut);
+            let ports = containers.into_iter().flatten().filter_map(|one| one.get_mut("ports"));
+            for port in ports.filter_map(Value::as_array_mut).flatten() {
+                if port.is_object() && matches!(port["hostPort"].as_u64(), None | Some(0)) {
+                    port["hostPort"] = port["containerPort"].clone();
                 }
             }
         }

@@ -128,6 +128,9 @@ fn ports_are_apart() {
     ]);
     let filled = pod(port(json!({"containerPort": 80})));
     assert_eq!(filled["spec"]["containers"][0]["ports"][0]["hostPort"], 80);
+    let plain = pod(json!({"hostNetwork": true, "containers": [container(json!({}))]}));
+    assert_eq!(plain["spec"].get("initContainers"), None);
+    assert_eq!(plain["spec"]["containers"][0].get("ports"), None);
 }
 
 #[test]
