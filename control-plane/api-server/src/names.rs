@@ -16,7 +16,8 @@ pub enum NameRule {
     PathSegment,
 }
 
-const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric \
+/// What is said of a text that is no [label](is_label).
+pub const NO_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric \
     characters or '-', and must start and end with an alphanumeric character";
 const RFC_1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters \
     or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
@@ -32,7 +33,7 @@ impl NameRule {
             Self::Label | Self::Rfc1035Label if name.len() > 63 => {
                 Some("must be no more than 63 characters")
             }
-            Self::Label if !is_label(name) => Some(LABEL),
+            Self::Label if !is_label(name) => Some(NO_LABEL),
             Self::Rfc1035Label
                 if !is_label(name)
                     || !name.starts_with(|first: char| first.is_ascii_lowercase()) =>
@@ -60,6 +61,10 @@ fn is_part(part: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
 }
+
+/// What is said of a text that is not [such a key](is_qualified).
+pub const NO_QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', \
+    and must start and end with an alphanumeric character";
 
 /// Whether `key` can be a label's or annotation's key: an optional subdomain and `/`, then at most
 /// 63 of alphanumerics, `-`, `_` and `.`, alphanumeric at both ends.

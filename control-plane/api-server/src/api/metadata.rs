@@ -38,7 +38,7 @@ pub(super) fn validate(metadata: &Value, causes: &mut Vec<Cause>) {
                     // Annotations' keys may have capitals in their domain too.
                     let folded = if is_label { key } else { &key.to_lowercase() };
                     if !names::is_qualified(folded) {
-                        causes.push(Cause::invalid(&path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+                        causes.push(Cause::invalid(&path, &json!(key), names::NO_QUALIFIED));
                     }
                     match value.as_str() {
                         None => causes.push(Cause::invalid(

@@ -254,8 +254,8 @@ pub(crate) fn validate(definition: &Value, causes: &mut Vec<Cause>) {
     for field in ["names.plural", "names.singular"] {
         let name = text(spec, field);
         if !name.is_empty() && !names::is_label(name) {
-            let why = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
-            causes.push(Cause::invalid(format!("spec.{field}"), &json!(name), why));
+            let field = format!("spec.{field}");
+            causes.push(Cause::invalid(field, &json!(name), names::NO_LABEL));
         }
     }
     if object::name(definition) != format!("{plural}.{group}") {

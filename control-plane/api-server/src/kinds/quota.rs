@@ -71,8 +71,7 @@ pub(super) fn amounts(list: &Value, path: &str, causes: &mut Vec<Cause>) {
     for (name, value) in list.as_object().into_iter().flatten() {
         let path = format!("{path}[{name}]");
         if !names::is_qualified(name) {
-            let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
-            causes.push(Cause::invalid(&path, &json!(name), why));
+            causes.push(Cause::invalid(&path, &json!(name), names::NO_QUALIFIED));
         }
         if let Err(error) = Quantity::from_json(value) {
             let is_negative = matches!(error, QuantityError::Negative(_));

@@ -64,7 +64,7 @@ pub(super) fn validate(
 pub(super) fn labels(map: &Value, path: &str, causes: &mut Vec<Cause>) {
     for (key, value) in map.as_object().into_iter().flatten() {
         if !names::is_qualified(key) {
-            causes.push(Cause::invalid(path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+            causes.push(Cause::invalid(path, &json!(key), names::NO_QUALIFIED));
         }
         if !value.as_str().is_some_and(names::is_label_value) {
             causes.push(Cause::invalid(path, value, "a valid label must be an empty string or consist of at most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
@@ -104,7 +104,7 @@ pub(super) fn label_selector(
         let path = format!("{path}.matchExpressions[{index}]");
         let key = object::text(expression, "key");
         if !names::is_qualified(key) {
-            let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+            let why = names::NO_QUALIFIED;
             causes.push(Cause::invalid(format!("{path}.key"), &expression["key"], why));
         }
         let values = object::list(expression, "values");

@@ -9,9 +9,9 @@ use bulkhead_client::object::{self, list, text};
 use bulkhead_client::{Cache, Informers};
 use serde_json::{Map, Value, json};
 
-use super::slices::{Changes, MANAGED_BY, SERVICE};
-use super::{ENDPOINTS, SERVICES, SLICES, write_slices};
-use crate::context::{Context, Written, add_controller, controller_reference, on_change};
+use super::slices::{Changes, MANAGED_BY, labels_of, slice};
+use super::{ENDPOINTS, SERVICES, SLICES, selects, write_slices};
+use crate::context::{Context, Written, add_controller, on_change};
 use crate::queue::{Next, Queue, Synced};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -92,9 +92,6 @@ impl Controller {
 
 /// Whether Endpoints are a user's for a Service, which is theirs if it has their name.
 fn is_mirrored(endpoints: &Value, service: Option<&Value>) -> bool {
-    let selects = |service: &Value| {
-        service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty())
-    };
     let metadata = &endpoints["metadata"];
     service.is_some_and(|service| !selects(service))
         && !object::is_terminating(endpoints)
@@ -112,7 +109,7 @@ struct Group {
 /// The changes that make `slices` hold what `endpoints` do, and how many addresses are not in them.
 fn changes(endpoints: &Value, slices: Vec<Arc<Value>>) -> (Changes, usize) {
     let (mut groups, left_out) = groups(endpoints);
-    let labels = labels(endpoints);
+    let labels = labels_of(endpoints, MANAGER);
     let annotations = annotations(endpoints);
     let mut changes = Changes::default();
     for slice in slices {
@@ -135,20 +132,10 @@ fn changes(endpoints: &Value, slices: Vec<Arc<Value>>) -> (Changes, usize) {
         }
     }
     for ((kind, _), group) in groups {
-        changes.create.push(json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "generateName": format!("{}-", object::name(endpoints)),
-                "namespace": endpoints["metadata"]["namespace"],
-                "labels": labels,
-                "annotations": annotations,
-                "ownerReferences": [controller_reference(endpoints, "v1", "Endpoints")],
-            },
-            "addressType": kind,
-            "endpoints": group.endpoints,
-            "ports": group.ports,
-        }));
+        let owner = (endpoints, "Endpoints");
+        let mut slice = slice(owner, &labels, &kind, &group.ports, group.endpoints);
+        slice["metadata"]["annotations"] = annotations.clone().into();
+        changes.create.push(slice);
     }
     (changes, left_out)
 }
@@ -197,13 +184,6 @@ fn endpoint(address: &Value, ready: bool) -> Value {
     endpoint
 }
 
-fn labels(endpoints: &Value) -> Map<String, Value> {
-    let mut labels = endpoints["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    labels.insert(SERVICE.into(), object::name(endpoints).into());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
-    labels
-}
-
 fn annotations(endpoints: &Value) -> Map<String, Value> {
     let annotations = endpoints["metadata"]["annotations"].as_object().cloned();
     let mut annotations = annotations.unwrap_or_default();
@@ -238,6 +218,9 @@ mod tests {
         };
         slices.into_iter().enumerate().map(name).collect()
     }
+
+    /// The label of a slice with its Service's name.
+    const SERVICE: &str = "kubernetes.io/service-name";
 
     #[test]
     fn every_address_is_in_a_slice_of_its_type_and_ports() {

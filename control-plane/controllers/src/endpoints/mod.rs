@@ -151,10 +151,9 @@ impl Controller {
             self.delete_endpoints(key).await?;
             return Ok(Next::Change);
         };
-        let selects = service["spec"]["selector"].as_object().is_some_and(|map| !map.is_empty());
         let external = text(&service, "spec.type") == "ExternalName";
         // Without a selector, users say where a Service leads, in slices or in Endpoints, which are mirrored.
-        if !selects || external || object::is_terminating(&service) {
+        if !selects(&service) || external || object::is_terminating(&service) {
             return Ok(Next::Change);
         }
         let zone = |node: &str| self.nodes.get(node).and_then(|node| zone_of(&node));
@@ -191,6 +190,11 @@ impl Controller {
         let client = self.context.client();
         unless_gone(client.delete(&ENDPOINTS, namespace, name, &options).await).map(drop)
     }
+}
+
+/// Whether a Service says itself whose its endpoints are.
+fn selects(service: &Value) -> bool {
+    service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty())
 }
 
 /// Makes changes of slices, and notes what was written for `key`.

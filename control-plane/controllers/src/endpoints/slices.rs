@@ -15,7 +15,7 @@ use crate::context::controller_reference;
 /// A slice holds at most so many endpoints.
 const FULL: usize = 100;
 /// The label of a slice with its Service's name.
-pub(super) const SERVICE: &str = "kubernetes.io/service-name";
+const SERVICE: &str = "kubernetes.io/service-name";
 /// The label of a slice that says who keeps it.
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
@@ -28,6 +28,37 @@ pub(super) struct Changes {
     pub(super) create: Vec<Value>,
     pub(super) update: Vec<Value>,
     pub(super) delete: Vec<Arc<Value>>,
+}
+
+/// A new slice of its owner, which is of this kind of the core group.
+pub(super) fn slice(
+    (owner, kind): (&Value, &str),
+    labels: &Map<String, Value>,
+    address_type: &str,
+    ports: &[Value],
+    endpoints: Vec<Value>,
+) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "generateName": format!("{}-", object::name(owner)),
+            "namespace": owner["metadata"]["namespace"],
+            "labels": labels,
+            "ownerReferences": [controller_reference(owner, "v1", kind)],
+        },
+        "addressType": address_type,
+        "endpoints": endpoints,
+        "ports": ports,
+    })
+}
+
+/// The labels of the slices of what has a Service's name: its own, and whose and by whom kept they are.
+pub(super) fn labels_of(owner: &Value, manager: &str) -> Map<String, Value> {
+    let mut labels = owner["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    labels.insert(SERVICE.into(), object::name(owner).into());
+    labels.insert(MANAGED_BY.into(), manager.into());
+    labels
 }
 
 /// Whether a slice is kept by this controller.
@@ -123,28 +154,20 @@ impl Group {
             if endpoints.is_empty() && !std::mem::take(&mut left) {
                 return;
             }
-            changes.create.push(json!({
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "generateName": format!("{}-", object::name(service)),
-                    "namespace": service["metadata"]["namespace"],
-                    "labels": labels,
-                    "ownerReferences": [controller_reference(service, "v1", "Service")],
-                },
-                "addressType": "IPv4",
-                "endpoints": endpoints,
-                "ports": self.ports,
-            }));
+            changes.create.push(slice(
+                (service, "Service"),
+                labels,
+                "IPv4",
+                &self.ports,
+                endpoints,
+            ));
         }
     }
 }
 
 /// The labels of a Service's slices: its own, and what says whose they are.
 fn labels(service: &Value) -> Map<String, Value> {
-    let mut labels = service["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    labels.insert(SERVICE.into(), object::name(service).into());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    let mut labels = labels_of(service, MANAGER);
     labels.remove(HEADLESS);
     if service["spec"]["clusterIP"] == "None" {
         labels.insert(HEADLESS.into(), "".into());

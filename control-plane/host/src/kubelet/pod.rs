@@ -4,6 +4,7 @@
 mod apply;
 mod ephemeral;
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,16 +229,12 @@ impl Worker {
         if patch == self.written {
             return;
         }
-        let written = if status::is_shared(object) {
-            let mut versioned = patch.clone();
-            versioned["metadata"] = json!({
-                "resourceVersion": object.pointer("/metadata/resourceVersion"),
-            });
-            self.context.kube.merge(&status_path(object), &versioned).await
-        } else {
-            self.context.kube.merge(&status_path(object), &patch).await
-        };
-        match written {
+        let mut sent = Cow::Borrowed(&patch);
+        if status::is_shared(object) {
+            let version = object.pointer("/metadata/resourceVersion");
+            sent.to_mut()["metadata"] = json!({"resourceVersion": version});
+        }
+        match self.context.kube.merge(&status_path(object), &sent).await {
             Ok(_) => self.written = patch,
             // Gone, or changed: the next version is on its way, and is looked at like this one.
             Err(error) if error.is_not_found() || error.is_conflict() => {}

@@ -179,7 +179,7 @@ fn conditions(conditions: &[Value], path: &str, causes: &mut Vec<Cause>) {
     for (index, condition) in conditions.iter().enumerate() {
         let path = format!("{path}[{index}]");
         if !names::is_qualified(text(condition, "type")) {
-            let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+            let why = names::NO_QUALIFIED;
             causes.push(Cause::invalid(format!("{path}.type"), &condition["type"], why));
         }
         required_one_of(condition, &path, "status", &["False", "True", "Unknown"], causes);

@@ -266,8 +266,7 @@ pub(super) fn label(name: &str, path: &str, causes: &mut Vec<Cause>) {
     if name.is_empty() {
         causes.push(Cause::required(path));
     } else if !names::is_label(name) {
-        let why = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
-        causes.push(Cause::invalid(path, &json!(name), why));
+        causes.push(Cause::invalid(path, &json!(name), names::NO_LABEL));
     }
 }
 

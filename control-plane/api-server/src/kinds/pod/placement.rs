@@ -14,7 +14,6 @@ const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const OPERATOR: &str = "not a valid selector operator";
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
 /// Reports what of the spec at `path` is no place to run.
@@ -33,7 +32,7 @@ pub(super) fn validate(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
 
 fn qualified(object: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
     if !names::is_qualified(text(object, field)) {
-        causes.push(Cause::invalid(format!("{path}.{field}"), &object[field], QUALIFIED));
+        causes.push(Cause::invalid(format!("{path}.{field}"), &object[field], names::NO_QUALIFIED));
     }
 }
 

@@ -205,13 +205,7 @@ pub(super) fn validate_mounts(
     for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
         let path = format!("{path}.volumeMounts[{index}]");
         known(mount, &path, volumes, causes);
-        let at = text(mount, "mountPath");
-        if at.is_empty() {
-            causes.push(Cause::required(format!("{path}.mountPath")));
-        } else if !paths.insert(at) {
-            let why = "must be unique";
-            causes.push(Cause::invalid(format!("{path}.mountPath"), &mount["mountPath"], why));
-        }
+        own_place(mount, "mountPath", &path, &mut paths, causes);
         descends(mount, "subPath", &path, causes);
         descends(mount, "subPathExpr", &path, causes);
         if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
@@ -224,13 +218,23 @@ pub(super) fn validate_mounts(
     for (index, device) in list(container, "volumeDevices").iter().enumerate() {
         let path = format!("{path}.volumeDevices[{index}]");
         known(device, &path, volumes, causes);
-        let at = text(device, "devicePath");
-        if at.is_empty() {
-            causes.push(Cause::required(format!("{path}.devicePath")));
-        } else if !paths.insert(at) {
-            let why = "must be unique";
-            causes.push(Cause::invalid(format!("{path}.devicePath"), &device["devicePath"], why));
-        }
+        own_place(device, "devicePath", &path, &mut paths, causes);
+    }
+}
+
+/// Reports a place in the container that is not said, or is taken.
+fn own_place<'a>(
+    object: &'a Value,
+    field: &str,
+    path: &str,
+    taken: &mut HashSet<&'a str>,
+    causes: &mut Vec<Cause>,
+) {
+    let at = text(object, field);
+    if at.is_empty() {
+        causes.push(Cause::required(format!("{path}.{field}")));
+    } else if !taken.insert(at) {
+        causes.push(Cause::invalid(format!("{path}.{field}"), &object[field], "must be unique"));
     }
 }
 

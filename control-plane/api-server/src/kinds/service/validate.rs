@@ -70,7 +70,7 @@ fn ports(service: &Value, causes: &mut Vec<Cause>) {
         port_or_name(&one["targetPort"], &format!("{path}.targetPort"), causes);
         let application = object::text(one, "appProtocol");
         if !application.is_empty() && !names::is_qualified(application) {
-            let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+            let why = names::NO_QUALIFIED;
             causes.push(Cause::invalid(format!("{path}.appProtocol"), &one["appProtocol"], why));
         }
         let protocol = object::text(one, "protocol");
@@ -230,7 +230,7 @@ fn load_balancer(service: &Value, causes: &mut Vec<Cause>) {
     }
     let class = object::text(spec, "loadBalancerClass");
     if is_one && !spec["loadBalancerClass"].is_null() && !names::is_qualified(class) {
-        let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+        let why = names::NO_QUALIFIED;
         causes.push(Cause::invalid("spec.loadBalancerClass", &spec["loadBalancerClass"], why));
     }
     for (index, range) in object::list(spec, "loadBalancerSourceRanges").iter().enumerate() {
