@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::{BuildError, at};
+use crate::{BuildError, Progress, at};
 
 /// The hash of everything that goes into a result.
 #[derive(Default)]
@@ -51,7 +52,8 @@ impl Key {
 pub(crate) fn kept(
     cache: &Path,
     name: &str,
-    make: impl FnOnce(&Path) -> Result<PathBuf, BuildError>,
+    progress: &mut dyn FnMut(Progress<'_>),
+    make: impl FnOnce(&Path, &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, BuildError>,
 ) -> Result<PathBuf, BuildError> {
     let result = cache.join(name);
     if result.exists() {
@@ -61,14 +63,21 @@ pub(crate) fn kept(
     let kind = name.split('-').next().unwrap_or(name);
     let lock_path = cache.join(format!("{kind}.lock"));
     let lock_file = File::create(&lock_path).map_err(at(&lock_path))?;
-    let _lock = Flock::lock(lock_file, FlockArg::LockExclusive)
+    let _lock = Flock::lock(lock_file, FlockArg::LockExclusiveNonblock)
+        .or_else(|(lock_file, errno)| {
+            if errno != Errno::EWOULDBLOCK {
+                return Err((lock_file, errno));
+            }
+            progress(Progress::Step(&format!("Waiting for another build of the {kind}")));
+            Flock::lock(lock_file, FlockArg::LockExclusive)
+        })
         .map_err(|(_, errno)| BuildError::Io { path: lock_path, source: errno.into() })?;
     if result.exists() {
         return Ok(result);
     }
     clear_abandoned(cache, kind);
     let work = work_directory(cache, kind)?;
-    let made = make(work.path())?;
+    let made = make(work.path(), progress)?;
     fs::rename(&made, &result).map_err(at(&result))?;
     Ok(result)
 }
@@ -106,13 +115,20 @@ mod tests {
     #[test]
     fn a_result_is_made_once_by_whoever_comes_first() {
         let cache = tempfile::tempdir().unwrap();
-        let made = AtomicU32::new(0);
+        let [made, waiting] = [const { AtomicU32::new(0) }; 2];
+        let wait = |progress: Progress<'_>| {
+            assert_eq!(progress, Progress::Step("Waiting for another build of the thing"));
+            waiting.fetch_add(1, Ordering::SeqCst);
+        };
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    kept(cache.path(), "thing-1", |work| {
+                    kept(cache.path(), "thing-1", &mut { wait }, |work, _| {
                         made.fetch_add(1, Ordering::SeqCst);
-                        std::thread::sleep(std::time::Duration::from_millis(30));
+                        // All others have come by then, and say what they do.
+                        while waiting.load(Ordering::SeqCst) < 3 {
+                            std::thread::yield_now();
+                        }
                         write(work)
                     })
                     .unwrap()
@@ -128,7 +144,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let abandoned = cache.path().join("making-thing-x");
         fs::create_dir(&abandoned).unwrap();
-        kept(cache.path(), "thing-1", |work| {
+        kept(cache.path(), "thing-1", &mut |_| {}, |work, _| {
             write(work)?;
             Err(BuildError::NoSource)
         })

@@ -37,7 +37,7 @@ pub(crate) fn build(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, BuildError> {
     let wanted = Wanted::parse(FRAGMENTS)?;
-    kept(cache, &name()?, |work| make(work, &wanted, progress))
+    kept(cache, &name()?, progress, |work, progress| make(work, &wanted, progress))
 }
 
 /// What the kernel is called in the cache.

@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bulkhead_node_image::{BuildOptions, Progress, build};
+use bulkhead_node_image::{BuildError, BuildOptions, NodeImage, Progress, build};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -39,6 +40,18 @@ fn main() -> ExitCode {
 }
 
 fn show(json: bool) -> Result<()> {
+    let image = if std::io::stderr().is_terminal() { on_bar()? } else { in_lines() };
+    let image = image.context("cannot build the node image")?;
+    if json {
+        println!("{}", serde_json::json!({ "kernel": image.kernel, "root": image.root }));
+    } else {
+        println!("kernel  {}\nroot    {}", image.kernel.display(), image.root.display());
+    }
+    Ok(())
+}
+
+/// Builds with a bar for each step.
+fn on_bar() -> Result<std::result::Result<NodeImage, BuildError>> {
     let spinner = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")?;
     let counting = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} ({elapsed})")?;
     let bar = ProgressBar::no_length().with_style(spinner.clone());
@@ -55,11 +68,14 @@ fn show(json: bool) -> Result<()> {
         }
     });
     bar.finish_and_clear();
-    let image = image.context("cannot build the node image")?;
-    if json {
-        println!("{}", serde_json::json!({ "kernel": image.kernel, "root": image.root }));
-    } else {
-        println!("kernel  {}\nroot    {}", image.kernel.display(), image.root.display());
-    }
-    Ok(())
+    Ok(image)
+}
+
+/// Builds with a line for each step, where there is no terminal.
+fn in_lines() -> std::result::Result<NodeImage, BuildError> {
+    build(&BuildOptions::discover(), &mut |progress| {
+        if let Progress::Step(step) = progress {
+            eprintln!("{step}");
+        }
+    })
 }

@@ -27,7 +27,7 @@ pub(crate) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, BuildError> {
-    kept(&options.cache, &name(workspace)?, |work| {
+    kept(&options.cache, &name(workspace)?, progress, |work, progress| {
         let agent = agent::build(workspace, &options.target_directory, progress)?;
         progress(Progress::Step("Writing the root image"));
         let image = work.join("root.erofs");
