@@ -140,7 +140,7 @@ impl BuildOptions {
         Self {
             directory: path_of(DIRECTORY_VARIABLE),
             beside: std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_owned())),
-            target_directory: target.unwrap_or_default().join("node-image"),
+            target_directory: target.unwrap_or_default(),
             cache: cache.join("bulkhead/node-image"),
             workspace,
         }
