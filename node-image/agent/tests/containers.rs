@@ -270,6 +270,32 @@ async fn a_memory_limit_holds_and_is_named() {
 
 #[tokio::test]
 #[ignore = "needs root and cgroup v2: run by ci/test-vms"]
+async fn limits_of_processor_and_processes_hold_and_a_command_begins_where_it_is_told() {
+    let agent = Agent::start();
+    let container = with(
+        shell("pwd; cat /sys/fs/cgroup/pids.max; while :; do :; done"),
+        json!({"workingDir": "/tmp", "resources": {"limits": {"cpu": "100m"}}}),
+    );
+    agent
+        .apply("slow", json!({"terminationGracePeriodSeconds": 0, "containers": [container]}))
+        .await;
+    agent.until("slow", |status| status.phase == PodPhase::Running).await;
+    let mut client = agent.client().await;
+    let mut used = async || client.stats().await.unwrap().pods[0].containers[0].cpu_ns;
+    // A fifth of a second of the processor's time takes two: load can make it more, and nothing less.
+    let begun = Instant::now();
+    let before = used().await;
+    while used().await < before + 200_000_000 {
+        assert!(begun.elapsed() < LIMIT, "it does not run");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(agent.logs("slow", LogsRequest::default()).await, "/tmp\n4096\n");
+    agent.removed("slow", 0).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and cgroup v2: run by ci/test-vms"]
 async fn volumes_are_shared_and_a_read_only_root_is_one() {
     let agent = Agent::start();
     let mounts = json!([{"name": "v", "mountPath": "/v", "subPath": "a/b"}]);
