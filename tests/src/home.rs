@@ -113,6 +113,25 @@ impl Home {
             })
             .collect()
     }
+
+    /// The process ids of a program's processes that serve this home.
+    #[must_use]
+    pub fn pids(&self, program: &str) -> Vec<String> {
+        let lines = self.processes();
+        let ours = lines.iter().filter(|line| line.contains(program));
+        ours.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+    }
+
+    /// Kills a program's processes that serve this home, with no chance to end in order.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn kill(&self, program: &str) {
+        let pids = self.pids(program);
+        assert!(!pids.is_empty(), "no {program} runs: {:?}", self.processes());
+        Outcome::of(Command::new("kill").arg("-9").args(pids)).ok();
+    }
 }
 
 impl Default for Home {

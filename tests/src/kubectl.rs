@@ -1,9 +1,9 @@
 //! kubectl, with a cluster's kubeconfig.
 
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -51,6 +51,11 @@ impl Kubectl {
         Outcome::of(&mut self.command(args))
     }
 
+    /// Runs a shell script in a pod's container.
+    pub fn sh(&self, pod: &str, script: &str) -> Outcome {
+        self.run(&["exec", pod, "--", "sh", "-c", script])
+    }
+
     /// `kubectl apply -f -` of one object.
     ///
     /// # Panics
@@ -96,11 +101,42 @@ impl Kubectl {
     /// If it does not within a minute and a half.
     #[track_caller]
     pub fn wait_pod(&self, name: &str, what: &str, accept: impl Fn(&Value) -> bool) -> Value {
-        until(&format!("pod {name} {what}"), Duration::from_secs(90), || {
-            let outcome = self.run(&["get", "pod", name, "-o", "json"]);
-            let pod: Value = serde_json::from_str(&outcome.stdout).map_err(|_| outcome.stderr)?;
-            if accept(&pod) { Ok(pod) } else { Err(format!("{:#}", pod["status"])) }
+        const LIMIT: Duration = Duration::from_secs(90);
+        let deadline = Instant::now() + LIMIT;
+        until(&format!("pod {name} {what}"), LIMIT, || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.watch_pod(name, left, &accept)
         })
+    }
+
+    /// As [`Kubectl::wait_pod`], while one kubectl tells of every change: to start one for each look would
+    /// take the processor from what is waited for. It ends at once if there is no such pod.
+    fn watch_pod(
+        &self,
+        name: &str,
+        limit: Duration,
+        accept: impl Fn(&Value) -> bool,
+    ) -> Result<Value, String> {
+        let limit = format!("--request-timeout={}s", limit.as_secs() + 1);
+        let mut watch = self
+            .command(&["get", "pod", name, "-o", "json", "--watch", &limit])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pods = BufReader::new(watch.stdout.take().unwrap());
+        let pods = serde_json::Deserializer::from_reader(pods).into_iter();
+        let mut last = Value::Null;
+        for pod in pods.map_while(Result::<Value, _>::ok) {
+            if accept(&pod) {
+                watch.kill().unwrap();
+                watch.wait().unwrap();
+                return Ok(pod);
+            }
+            last = pod;
+        }
+        let said = watch.wait_with_output().unwrap().stderr;
+        Err(format!("{:#}\n{}", last["status"], String::from_utf8_lossy(&said)))
     }
 
     /// Waits for a phase.

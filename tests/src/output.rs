@@ -28,6 +28,15 @@ impl Outcome {
         Self::from_output(&format!("{command:?}"), &output)
     }
 
+    /// Runs a shell script on the host; what fails in it or is not set ends it.
+    ///
+    /// # Panics
+    /// If there is no shell.
+    #[must_use]
+    pub fn sh(script: &str) -> Self {
+        Self::of(Command::new("sh").args(["-euc", script]))
+    }
+
     fn from_output(command: &str, output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let status = output.status;

@@ -143,11 +143,7 @@ fn pods_find_services_each_other_and_the_world() {
     assert!(nothing.contains("NXDOMAIN"), "{nothing}");
 
     // Killed, it is there again, and leaves nothing with the cluster.
-    let pids = || -> Vec<String> {
-        let lines = home.processes();
-        let ours = lines.iter().filter(|line| line.contains("bulkhead-dns"));
-        ours.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
-    };
+    let pids = || home.pids("bulkhead-dns");
     let before = pids();
     assert_eq!(before.len(), 1, "{:?}", home.processes());
     Outcome::of(Command::new("kill").args(["-9", &before[0]])).ok();

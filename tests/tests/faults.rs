@@ -10,13 +10,6 @@ fn kill(pid: &str) {
     Outcome::of(Command::new("kill").args(["-9", pid])).ok();
 }
 
-/// The process ids whose command line names the home and `program`.
-fn pids(home: &Home, program: &str) -> Vec<String> {
-    let lines = home.processes();
-    let ours = lines.iter().filter(|line| line.contains(program));
-    ours.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
-}
-
 fn sleeper() -> serde_json::Value {
     json!({
         "apiVersion": "v1",
@@ -42,9 +35,7 @@ fn killed_daemon_and_api_server_find_their_pods_running() {
     let before = kubectl.wait_phase("steady", "Running");
 
     for program in ["bulkhead-host", "bulkhead-api-server"] {
-        let killed = pids(&home, program);
-        assert!(!killed.is_empty(), "no {program} runs: {:?}", home.processes());
-        killed.iter().for_each(|pid| kill(pid));
+        home.kill(program);
         home.run(&["cluster", "list"]).ok();
         until(&format!("API after killing {program}"), Duration::from_secs(60), || {
             let outcome = kubectl.run(&["get", "pod", "steady"]);
@@ -87,9 +78,9 @@ fn a_dead_monitor_is_reported_and_its_pods_start_again() {
 fn reboot(home: &Home, cluster: &str) {
     // Monitors and API servers are started again by the daemon while that lives.
     for program in ["bulkhead-host", ""] {
-        pids(home, program).iter().for_each(|pid| kill(pid));
+        home.pids(program).iter().for_each(|pid| kill(pid));
         until("no process left", Duration::from_secs(60), || {
-            let left = pids(home, program);
+            let left = home.pids(program);
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
     }
@@ -109,7 +100,7 @@ fn a_cluster_starts_again_after_a_reboot_of_the_host_with_all_it_had() {
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     kubectl.apply(&pod);
     let before = kubectl.wait_phase("steady", "Running");
-    kubectl.run(&["exec", "steady", "--", "sh", "-c", "echo kept >/data/f; sync"]).ok();
+    kubectl.sh("steady", "echo kept >/data/f; sync").ok();
     let addresses = ["get", "nodes", "-o", "jsonpath={.items[*].status.addresses}"];
     let nodes = kubectl.run(&addresses).ok();
 

@@ -87,7 +87,7 @@ fn certificate(home: &Home, kubectl: &Kubectl) -> String {
     let make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
                 -subj /CN=secure.example.com -addext subjectAltName=DNS:secure.example.com";
     let make = format!("{make} -keyout {key} -out {certificate}");
-    Outcome::of(Command::new("sh").args(["-euc", &make])).ok();
+    Outcome::sh(&make).ok();
     let (cert, key) = (format!("--cert={certificate}"), format!("--key={key}"));
     kubectl.run(&["create", "secret", "tls", "cert", &cert, &key]).ok();
     certificate

@@ -3,36 +3,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Kubectl, Outcome, until};
-use serde_json::{Value, json};
+use bulkhead_tests::{Home, Outcome, pod, until};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A pod of Debian's tools; one that is `root` is so in its node, too.
-fn pod(name: &str, script: &str, root: bool) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "hostNetwork": root,
-            "containers": [{
-                "name": "c", "image": "localhost/nettools:test", "imagePullPolicy": "IfNotPresent",
-                "command": ["sh", "-c", script],
-                "securityContext": {"privileged": root},
-            }],
-        },
-    })
-}
-
-fn exec(kubectl: &Kubectl, script: &str) -> Outcome {
-    kubectl.run(&["exec", "root", "--", "sh", "-c", script])
-}
-
-fn run(command: &str) -> String {
-    Outcome::of(Command::new("sh").args(["-euc", command])).ok()
-}
 
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
@@ -45,7 +19,7 @@ fn root_in_a_node_finds_no_other_cluster_and_no_monitor() {
     // What is served in the one is there for the host, and not for root in the other.
     let served = others.kubectl();
     let listen = "exec socat TCP-LISTEN:8080,fork,reuseaddr EXEC:'echo served'";
-    served.apply(&pod("server", listen, false));
+    served.apply(&pod("server", "nettools", listen));
     served.apply(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
         "spec": {"type": "NodePort", "selector": {"app": "server"}, "ports": [{"port": 8080}]},
@@ -62,14 +36,17 @@ fn root_in_a_node_finds_no_other_cluster_and_no_monitor() {
     let server = server.as_str().unwrap();
 
     let kubectl = ours.kubectl();
-    kubectl.apply(&pod("root", "exec sleep 100000", true));
+    let mut root = pod("root", "nettools", "exec sleep 100000");
+    root["spec"]["hostNetwork"] = true.into();
+    root["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+    kubectl.apply(&root);
     kubectl.wait_phase("root", "Running");
     for (ip, port) in [(address.to_string().as_str(), port), (server, 8080)] {
         let script = format!(
             "ip route replace {ip}/32 via 169.254.1.1 dev eth0 onlink
              socat -T 3 -,ignoreeof TCP:{ip}:{port},connect-timeout=3; ip route del {ip}/32"
         );
-        assert_eq!(exec(&kubectl, &script).stdout, "", "{ip}");
+        assert_eq!(kubectl.sh("root", &script).stdout, "", "{ip}");
     }
 
     // The monitor takes no connections from its guest, to no context identifier and no port: the
@@ -77,18 +54,18 @@ fn root_in_a_node_finds_no_other_cluster_and_no_monitor() {
     for cid in [2, 3] {
         for port in [1, 22, 1024, 10250] {
             let connect = format!("timeout 5 socat -u OPEN:/dev/null VSOCK-CONNECT:{cid}:{port}");
-            let outcome = exec(&kubectl, &connect);
+            let outcome = kubectl.sh("root", &connect);
             assert_ne!(outcome.code, 0, "{cid}:{port}: {outcome}");
         }
     }
 
     // Neither solicitations nor advertisements of neighbours leave the node, nor any IPv6.
-    let neighbours = || run("ip -n bulkhead-jail -6 neigh");
+    let neighbours = || Outcome::sh("ip -n bulkhead-jail -6 neigh").ok();
     let before = neighbours();
     let ping = "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0
          ip -6 addr add fe80::77/64 dev eth0 nodad; ip -6 addr add fd00::77/64 dev eth0 nodad
          ping -6 -c 2 -W 2 -I eth0 ff02::1; ping -6 -c 2 -W 2 fd00::1; true";
-    let said = exec(&kubectl, ping).stdout;
+    let said = kubectl.sh("root", ping).stdout;
     assert!(said.contains("ff02::1"), "it was asked: {said}");
     let answers = said.lines().filter(|line| line.contains("bytes from"));
     assert_eq!(answers.filter(|line| !line.contains("fe80::77")).count(), 0, "{said}");

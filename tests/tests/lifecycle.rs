@@ -1,6 +1,7 @@
 //! A cluster's life: create, look, stop, start, grow, delete, and what is left then: nothing.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -131,6 +132,29 @@ fn throw_away_clusters_go_with_their_commands_however_those_end() {
     assert_eq!(left, 0, "neither claims nor kubeconfigs are left");
     let orphan = std::fs::read_to_string(at("two")).unwrap();
     Outcome::of(Command::new("kill").arg(orphan.trim())).ok();
+}
+
+#[test]
+#[ignore = "needs KVM: run by ci/test-vms"]
+fn a_create_that_is_broken_off_leaves_nothing() {
+    let home = Home::new();
+    // With Ctrl-C it clears up itself; after a kill the next command does.
+    for (name, signal, code) in [("one", "INT", 128 + 2), ("two", "KILL", 128 + 9)] {
+        let mut create =
+            home.command(&["cluster", "create", name, "--nodes", "3", "--memory", "192M"]);
+        let create = create.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("a microVM runs", Duration::from_secs(90), || {
+            let booting = home.pids("bulkhead-vmm");
+            if booting.is_empty() { Err(format!("{:?}", home.processes())) } else { Ok(()) }
+        });
+        Outcome::sh(&format!("kill -{signal} {}", create.id())).ok();
+        let output = create.wait_with_output().unwrap();
+        let status = output.status;
+        assert_eq!(status.code().or(status.signal().map(|n| 128 + n)), Some(code), "{output:?}");
+        assert_eq!(clusters(&home), 0);
+        assert_eq!(home.pids("bulkhead-vmm"), [""; 0]);
+        assert!(!namespaces().contains(&format!("bulkhead-{name}")), "{}", namespaces());
+    }
 }
 
 #[test]

@@ -2,22 +2,7 @@
 
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Kubectl, until};
-use serde_json::json;
-
-fn pod(name: &str, script: &str) -> serde_json::Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
-            "name": "c",
-            "image": "localhost/busybox:test",
-            "imagePullPolicy": "IfNotPresent",
-            "command": ["sh", "-c", script],
-        }]},
-    })
-}
+use bulkhead_tests::{Home, Kubectl, pod, until};
 
 /// What `kubectl top` prints, without the heading: the name, millicores, mebibytes.
 #[track_caller]
@@ -42,8 +27,8 @@ fn top_tells_the_busy_from_the_idle() {
     let cluster = home.cluster("top", 1);
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
-    kubectl.apply(&pod("busy", "while :; do :; done"));
-    kubectl.apply(&pod("idle", "exec sleep 1000"));
+    kubectl.apply(&pod("busy", "busybox", "while :; do :; done"));
+    kubectl.apply(&pod("idle", "busybox", "exec sleep 1000"));
     for name in ["busy", "idle"] {
         kubectl.wait_phase(name, "Running");
     }

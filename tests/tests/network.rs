@@ -41,18 +41,13 @@ fn pod(name: &str, node: &str, port: u16, spec: Value) -> Value {
     pod
 }
 
-/// Runs a script in a pod's container.
-fn exec(kubectl: &Kubectl, pod: &str, script: &str) -> Outcome {
-    kubectl.run(&["exec", pod, "--", "sh", "-c", script])
-}
-
 /// Who answers `pod` at an address, and as whom they see it.
 #[track_caller]
 fn ask(kubectl: &Kubectl, pod: &str, at: &str) -> (String, String) {
     let url = format!("timeout 10 wget -qO- http://{at}/cgi-bin/who");
     // The server may have just started.
     let answer = until(&format!("{pod} asks {at}"), Duration::from_secs(60), || {
-        let outcome = exec(kubectl, pod, &url);
+        let outcome = kubectl.sh(pod, &url);
         if outcome.stdout.is_empty() { Err(outcome.stderr) } else { Ok(outcome.stdout) }
     });
     let (name, peer) = answer.trim().split_once(' ').unwrap_or_else(|| panic!("{answer:?}"));
@@ -65,7 +60,7 @@ fn ip_of(kubectl: &Kubectl, pod: &str) -> String {
 }
 
 fn run(command: &str) -> String {
-    Outcome::of(Command::new("sh").args(["-euc", command])).ok()
+    Outcome::sh(command).ok()
 }
 
 /// A machine beside the host, gone when dropped.
@@ -173,19 +168,14 @@ fn pods_services_and_the_world_reach_each_other() {
     });
 
     // The API, by its Service. It has no cipher in common with busybox, and says so: an alert is an answer.
-    let version = exec(
-        &kubectl,
-        "a",
-        "timeout 60 wget -qO- --no-check-certificate https://10.96.0.1/version",
-    );
+    let version =
+        kubectl.sh("a", "timeout 60 wget -qO- --no-check-certificate https://10.96.0.1/version");
     assert!(version.stderr.contains("TLS error from peer (alert code 40)"), "{version:?}");
 
     // A daemon that dies and comes back changes nothing, and takes up what changed meanwhile.
     let rules = || run("ip netns exec bulkhead-net nft list ruleset");
     let before = rules();
-    let processes = home.processes();
-    let daemon = processes.iter().find(|line| line.contains("bulkhead-host")).unwrap();
-    run(&format!("kill -9 {}", daemon.split(' ').next().unwrap()));
+    home.kill("bulkhead-host");
     assert_eq!(rules(), before);
     endpoints(&[c.as_str()]);
     home.run(&["cluster", "list"]).ok();
@@ -220,7 +210,7 @@ fn root_in_a_node_loosens_nothing() {
              timeout 3 wget -qO- http://{victim}:8080/cgi-bin/who; done=$?
              ip route del {victim}/32; ip addr del {ip}/32 dev lo; exit $done"
         );
-        exec(&kubectl, "root", &script)
+        kubectl.sh("root", &script)
     };
     let mine = own.rsplit_once('.').unwrap().0.to_owned() + ".77";
     assert_eq!(from(&mine).stdout.trim(), format!("victim {mine}"));
@@ -230,14 +220,14 @@ fn root_in_a_node_loosens_nothing() {
     }
     let mac = "ip link set eth0 address 02:00:00:00:00:99 && timeout 3 wget -qO- http://VICTIM:8080/cgi-bin/who;
          ip link set eth0 address $OLD";
-    let old = exec(&kubectl, "root", "cat /sys/class/net/eth0/address").ok();
+    let old = kubectl.sh("root", "cat /sys/class/net/eth0/address").ok();
     let mac = mac.replace("VICTIM", &victim).replace("$OLD", old.trim());
-    assert_eq!(exec(&kubectl, "root", &mac).stdout, "", "from another Ethernet address");
+    assert_eq!(kubectl.sh("root", &mac).stdout, "", "from another Ethernet address");
 
     // Claims by ARP change nothing.
     for claimed in [victim.as_str(), "10.88.0.2", "169.254.1.1"] {
-        exec(&kubectl, "root", &format!("arping -U -c 2 -w 3 -I eth0 {claimed}"));
-        exec(&kubectl, "root", &format!("arping -A -c 2 -w 3 -I eth0 {claimed}"));
+        kubectl.sh("root", &format!("arping -U -c 2 -w 3 -I eth0 {claimed}"));
+        kubectl.sh("root", &format!("arping -A -c 2 -w 3 -I eth0 {claimed}"));
     }
     assert_eq!(run("ip -n bulkhead-jail neigh"), neighbours);
     ask(&kubectl, "root", &format!("{victim}:8080"));
@@ -247,8 +237,7 @@ fn root_in_a_node_loosens_nothing() {
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     let addresses = run("ip -o -4 addr | awk '{print $4}' | cut -d/ -f1");
-    exec(
-        &kubectl,
+    kubectl.sh(
         "root",
         "ip route del local 127.0.0.0/8 table local; ip route del local 127.0.0.1 table local",
     );
@@ -257,7 +246,7 @@ fn root_in_a_node_loosens_nothing() {
             "ip route replace {address}/32 via 169.254.1.1 dev eth0 onlink
              nc -w 3 {address} {port} </dev/null && echo reached; true"
         );
-        assert_eq!(exec(&kubectl, "root", &script).stdout, "", "{address}");
+        assert_eq!(kubectl.sh("root", &script).stdout, "", "{address}");
     }
     let accepted = listener.accept().map(drop).unwrap_err();
     assert_eq!(accepted.kind(), std::io::ErrorKind::WouldBlock);
@@ -392,9 +381,7 @@ fn policies_decide_who_reaches_whom() {
     let rules = || run("ip netns exec bulkhead-policy nft list ruleset");
     let (before, first) = (rules(), tables());
     assert_eq!(first.matches("policy-").count(), 1, "{first}");
-    let processes = home.processes();
-    let daemon = processes.iter().find(|line| line.contains("bulkhead-host")).unwrap();
-    run(&format!("kill -9 {}", daemon.split(' ').next().unwrap()));
+    home.kill("bulkhead-host");
     assert_eq!(rules(), before);
     label("role=stranger");
     home.run(&["cluster", "list"]).ok();

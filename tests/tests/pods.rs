@@ -67,7 +67,7 @@ fn a_pod_runs_logs_execs_and_goes() {
         if log == "hello from web\n" { Ok(()) } else { Err(log) }
     });
     assert_eq!(kubectl.run(&["exec", "web", "--", "hostname"]).ok(), "web\n");
-    assert_eq!(kubectl.run(&["exec", "web", "--", "sh", "-c", "exit 42"]).code, 42);
+    assert_eq!(kubectl.sh("web", "exit 42").code, 42);
 
     let table = kubectl.run(&["get", "pods"]).ok();
     assert!(table.contains("1/1") && table.contains("Running"), "{table}");
@@ -220,7 +220,7 @@ fn probes_decide_readiness_and_restarts_and_hooks_run() {
     let ready = kubectl.wait_pod("ready", "has started", |pod| status(pod)["started"] == true);
     assert_eq!(status(&ready)["ready"], false, "{ready:#}");
     let script = "test -e /started && echo up > /www/up";
-    kubectl.run(&["exec", "ready", "--", "sh", "-c", script]).ok();
+    kubectl.sh("ready", script).ok();
     kubectl.wait_pod("ready", "is ready", |pod| status(pod)["ready"] == true);
     kubectl.run(&["exec", "ready", "--", "rm", "/www/up"]).ok();
     let ready = kubectl.wait_pod("ready", "is not", |pod| status(pod)["ready"] == false);

@@ -1,30 +1,19 @@
 //! Debian's own clients and servers in pods, by Services: TCP and UDP under load, the API with a pod's
 //! own token, and a connection that outlives the host's daemon.
 
-use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Kubectl, Outcome, until};
+use bulkhead_tests::{Home, Kubectl, pod, until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// A pod of Debian's tools on a node.
-fn pod(name: &str, node: &str, script: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "restartPolicy": "Never",
-            "nodeSelector": {"kubernetes.io/hostname": node},
-            "containers": [{
-                "name": "c", "image": "localhost/nettools:test", "imagePullPolicy": "IfNotPresent",
-                "command": ["sh", "-c", script],
-            }],
-        },
-    })
+fn tools(name: &str, node: &str, script: &str) -> Value {
+    let mut pod = pod(name, "nettools", script);
+    pod["spec"]["restartPolicy"] = "Never".into();
+    pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+    pod
 }
 
 /// A port of a Service.
@@ -36,7 +25,7 @@ fn port(name: &str, protocol: &str, port: u16) -> Value {
 #[track_caller]
 fn client(kubectl: &Kubectl, script: &str) -> String {
     until(script, LIMIT, || {
-        let outcome = kubectl.run(&["exec", "client", "--", "sh", "-c", script]);
+        let outcome = kubectl.sh("client", script);
         if outcome.code == 0 { Ok(outcome.stdout) } else { Err(outcome.to_string()) }
     })
 }
@@ -59,7 +48,7 @@ fn debians_programs_speak_by_services_and_connections_outlive_the_daemon() {
     let serve = "echo by a proxy >/tmp/said; httpd -p 8000 -h /tmp
          iperf3 -s & socat UDP-LISTEN:7,fork,reuseaddr EXEC:cat &
          exec socat TCP-LISTEN:7,fork,reuseaddr EXEC:cat";
-    kubectl.apply(&pod("server", "traffic-1", serve));
+    kubectl.apply(&tools("server", "traffic-1", serve));
     kubectl.apply(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
         "spec": {"selector": {"app": "server"}, "ports": [
@@ -67,7 +56,7 @@ fn debians_programs_speak_by_services_and_connections_outlive_the_daemon() {
             port("echo", "TCP", 7), port("echo-udp", "UDP", 7), port("http", "TCP", 8000),
         ]},
     }));
-    kubectl.apply(&pod("client", "traffic-2", "exec sleep 100000"));
+    kubectl.apply(&tools("client", "traffic-2", "exec sleep 100000"));
     for name in ["server", "client"] {
         kubectl.wait_phase(name, "Running");
     }
@@ -98,7 +87,7 @@ fn debians_programs_speak_by_services_and_connections_outlive_the_daemon() {
 
     // One connection, on which each second's number comes back; its end would be its pod's.
     let count = "i=0; while sleep 1; do i=$((i+1)); echo $i; done | exec socat - TCP:server:7";
-    kubectl.apply(&pod("counter", "traffic-2", count));
+    kubectl.apply(&tools("counter", "traffic-2", count));
     let counted = |least: usize| {
         until(&format!("{least} numbers came back"), LIMIT, || {
             let said = kubectl.run(&["logs", "counter"]).stdout;
@@ -110,13 +99,10 @@ fn debians_programs_speak_by_services_and_connections_outlive_the_daemon() {
         })
     };
     let before = counted(2);
-    let processes = home.processes();
-    let daemon = processes.iter().find(|line| line.contains("bulkhead-host")).unwrap();
-    let pid = daemon.split(' ').next().unwrap();
-    Outcome::of(Command::new("kill").args(["-9", pid])).ok();
+    home.kill("bulkhead-host");
     std::thread::sleep(Duration::from_secs(3));
     home.run(&["cluster", "list"]).ok();
-    kubectl.apply(&pod("later", "traffic-1", "exec sleep 100000"));
+    kubectl.apply(&tools("later", "traffic-1", "exec sleep 100000"));
     kubectl.wait_phase("later", "Running");
     counted(before + 5);
     assert_eq!(kubectl.pod("counter")["status"]["phase"], "Running");

@@ -32,7 +32,7 @@ fn pod(name: &str, container: Value, spec: Value) -> Value {
 /// What a command prints in a pod.
 #[track_caller]
 fn exec(kubectl: &Kubectl, pod: &str, script: &str) -> String {
-    kubectl.run(&["exec", pod, "--", "sh", "-c", script]).ok()
+    kubectl.sh(pod, script).ok()
 }
 
 fn settings(color: &str) -> Value {

@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::{Home, Kubectl, Outcome, setting, until};
+use bulkhead_tests::{Home, Kubectl, Outcome, pod, setting, until};
 use serde_json::{Value, json};
 
 use crate::machine::{Device, Machine, Monitor};
@@ -71,28 +71,18 @@ struct Pods {
 
 impl Pods {
     fn start(kubectl: Kubectl) -> Self {
-        let pod = |name: &str, node: &str, script: &str| {
-            kubectl.apply(&json!({
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name, "labels": {"name": name}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "nodeSelector": {"kubernetes.io/hostname": node},
-                    "containers": [{
-                        "name": "c", "image": "localhost/nettools:test",
-                        "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", script],
-                    }],
-                },
-            }));
+        let start = |name: &str, node: &str, script: &str| {
+            let mut pod = pod(name, "nettools", script);
+            pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+            kubectl.apply(&pod);
         };
-        pod("server", "net-1", "iperf3 -s & exec sockperf server --tcp -i 0.0.0.0");
-        pod("client", "net-2", "exec sleep 1000000");
+        start("server", "net-1", "iperf3 -s & exec sockperf server --tcp -i 0.0.0.0");
+        start("client", "net-2", "exec sleep 1000000");
         kubectl.apply(&json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": "server"},
-            "spec": {"selector": {"name": "server"}, "ports": [{"port": 11111}]},
+            "spec": {"selector": {"app": "server"}, "ports": [{"port": 11111}]},
         }));
         kubectl.wait_phase("client", "Running");
         let server = kubectl.wait_phase("server", "Running");
