@@ -71,6 +71,13 @@ impl Kube {
         self.0.json(Method::PATCH, path, Some(("application/merge-patch+json", patch))).await
     }
 
+    /// A strategic merge patch: lists whose elements have a key (a status' conditions have their types)
+    /// are merged by it.
+    pub(crate) async fn strategic(&self, path: &str, patch: &Value) -> Result<Value> {
+        let typed = ("application/strategic-merge-patch+json", patch);
+        self.0.json(Method::PATCH, path, Some(typed)).await
+    }
+
     pub(crate) async fn delete(&self, path: &str, options: &Value) -> Result<Value> {
         self.0.json(Method::DELETE, path, Some(("application/json", options))).await
     }

@@ -104,7 +104,7 @@ async fn report_up(context: &Context, node: &Node, up: &Up) -> Result<(), KubeEr
     };
     let was_ready = is_ready(&current);
     let status = json!({"status": status(context, node, up, &current)});
-    context.kube.merge(&format!("{path}/status"), &status).await?;
+    context.kube.strategic(&format!("{path}/status"), &status).await?;
     if !was_ready {
         events::node(context, &node.plan.name, "Normal", "NodeReady", "the node's agent answers");
     }
@@ -245,7 +245,7 @@ async fn set_conditions(
         })
         .collect();
     let patch = json!({"status": {"conditions": conditions}});
-    if let Err(error) = kube.merge(&format!("{}/status", node_path(name)), &patch).await {
+    if let Err(error) = kube.strategic(&format!("{}/status", node_path(name)), &patch).await {
         tracing::warn!("node {name}: {error}");
     }
 }

@@ -4,7 +4,6 @@
 mod apply;
 mod ephemeral;
 
-use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,14 +228,9 @@ impl Worker {
         if patch == self.written {
             return;
         }
-        let mut sent = Cow::Borrowed(&patch);
-        if status::is_shared(object) {
-            let version = object.pointer("/metadata/resourceVersion");
-            sent.to_mut()["metadata"] = json!({"resourceVersion": version});
-        }
-        match self.context.kube.merge(&status_path(object), &sent).await {
+        match self.context.kube.strategic(&status_path(object), &patch).await {
             Ok(_) => self.written = patch,
-            // Gone, or changed: the next version is on its way, and is looked at like this one.
+            // Gone; or the name belongs to another pod by now.
             Err(error) if error.is_not_found() || error.is_conflict() => {}
             Err(error) => tracing::warn!("status of {}: {error}", path(object)),
         }

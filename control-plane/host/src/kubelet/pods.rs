@@ -311,7 +311,9 @@ pub(super) async fn node_lost(context: &Context, node: &str, why: &str) {
     };
     for object in objects {
         if let Some(patch) = super::status::lost(&object, why)
-            && let Err(error) = context.kube.merge(&pod::status_path(&object), &patch).await
+            && let Err(error) = context.kube.strategic(&pod::status_path(&object), &patch).await
+            && !error.is_not_found()
+            && !error.is_conflict()
         {
             tracing::warn!("reporting a pod of node {node}: {error}");
         }

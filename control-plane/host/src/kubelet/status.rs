@@ -1,12 +1,13 @@
 //! `v1.PodStatus`: what the agent says, what only the host knows, and what holds while no agent
-//! says anything. Every function makes a merge patch.
+//! says anything. Every function makes a strategic merge patch, as kubelets send: of the conditions it
+//! has the host's own, and those of others stay as they are, whenever they are written.
 
 use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
 use bulkhead_agent_protocol::PodStatus;
 use bulkhead_agent_protocol::status::{ContainerStatus, PodPhase};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// An agent's status as the API has it, with the statuses of ephemeral containers that it was not
 /// given yet.
@@ -20,37 +21,48 @@ pub(super) fn patch(
     let mut patch = serde_json::to_value(status).unwrap_or_default();
     if let Some(fields) = patch.as_object_mut() {
         fields.remove("uid");
-        // Absent in the agent's status means not set, which a merge patch says with null.
-        for field in ["reason", "message"] {
-            fields.entry(field).or_insert(Value::Null);
-        }
-        if let Some(Value::Array(of_agent)) = fields.remove("conditions") {
-            let mut conditions = merged(object, of_agent);
+        explain(fields);
+        if let Some(Value::Array(mut conditions)) = fields.remove("conditions") {
             gate(object, &mut conditions);
-            fields.insert("conditions".into(), conditions.into());
+            fields.insert("conditions".into(), with_scheduled(object, conditions));
         }
         if !missing.is_empty() {
             let there = fields.entry("ephemeralContainerStatuses").or_insert_with(|| json!([]));
             there.as_array_mut().into_iter().for_each(|there| there.extend_from_slice(missing));
         }
         fields.insert("hostIP".into(), host_ip.to_string().into());
-        fields.insert("hostIPs".into(), json!([{"ip": host_ip.to_string()}]));
+        fields.insert("hostIPs".into(), only(host_ip));
         if let Some(ip) = pod_ip {
             fields.insert("podIP".into(), ip.to_string().into());
-            fields.insert("podIPs".into(), json!([{"ip": ip.to_string()}]));
+            fields.insert("podIPs".into(), only(ip));
         }
     }
-    json!({ "status": patch })
+    of(object, patch)
 }
 
-/// The agent's conditions and those of others, which a patch of the list must carry on.
-fn merged(object: &Value, of_agent: Vec<Value>) -> Vec<Value> {
-    let all = object.pointer("/status/conditions").and_then(Value::as_array);
-    let others = all.into_iter().flatten().filter(|other| {
-        other["type"] != "PodScheduled" && !of_agent.iter().any(|one| one["type"] == other["type"])
-    });
-    let others: Vec<Value> = others.cloned().collect();
-    [vec![scheduled(object)], of_agent, others].concat()
+/// The patch that brings `status` to this pod, and to no other that has got its name since.
+fn of(object: &Value, status: Value) -> Value {
+    json!({"metadata": {"uid": object.pointer("/metadata/uid")}, "status": status})
+}
+
+/// Has a patch say why, or that there is no reason any more: absent in the agent's status means not set,
+/// which a patch says with null.
+fn explain(fields: &mut Map<String, Value>) {
+    for field in ["reason", "message"] {
+        fields.entry(field).or_insert(Value::Null);
+    }
+}
+
+/// The list of this address alone, whatever was there: a patch of addresses adds to them otherwise.
+fn only(ip: Ipv4Addr) -> Value {
+    json!([{"$patch": "replace"}, {"ip": ip.to_string()}])
+}
+
+/// The host's conditions, with the scheduler's for a pod that no scheduler placed.
+fn with_scheduled(object: &Value, mut own: Vec<Value>) -> Value {
+    own.iter_mut().filter_map(Value::as_object_mut).for_each(explain);
+    own.insert(0, scheduled(object));
+    own.into()
 }
 
 /// The conditions without which a pod is not ready, besides that its containers are.
@@ -59,16 +71,11 @@ fn gates(object: &Value) -> impl Iterator<Item = &str> {
     gates.into_iter().flatten().filter_map(|gate| gate.get("conditionType")?.as_str())
 }
 
-/// Whether a patch of the status may undo what others say of it meanwhile and what matters: it is for
-/// the version alone that was read.
-pub(super) fn is_shared(object: &Value) -> bool {
-    gates(object).next().is_some()
-}
-
 /// Has a pod whose containers are ready wait for its readiness gates.
 fn gate(object: &Value, conditions: &mut [Value]) {
     let unmet = gates(object).filter_map(|gate| {
-        match conditions.iter().find(|condition| condition["type"] == gate) {
+        let own = conditions.iter().find(|condition| condition["type"] == gate);
+        match own.or_else(|| condition_of(object, gate)) {
             None => Some(format!(
                 "corresponding condition of pod readiness gate {gate:?} does not exist."
             )),
@@ -80,9 +87,8 @@ fn gate(object: &Value, conditions: &mut [Value]) {
     });
     let unmet: Vec<String> = unmet.collect();
     let ready = conditions.iter_mut().find(|condition| condition["type"] == "Ready");
-    let Some(ready) = ready.filter(|ready| is_shared(object) && ready["status"] == "True") else {
-        return;
-    };
+    let gated = gates(object).next().is_some();
+    let Some(ready) = ready.filter(|ready| gated && ready["status"] == "True") else { return };
     if !unmet.is_empty() {
         ready["status"] = "False".into();
         ready["reason"] = "ReadinessGatesNotReady".into();
@@ -136,18 +142,23 @@ pub(super) fn from_object(object: &Value, uid: &str) -> Option<PodStatus> {
     status.get("containerStatuses")?;
     let mut status: PodStatus = serde_json::from_value(status.clone()).ok()?;
     uid.clone_into(&mut status.uid);
+    // Others' are not the agent's to report.
+    status
+        .conditions
+        .retain(|one| ["Initialized", "ContainersReady", "Ready"].contains(&&*one.kind));
     Some(status)
 }
 
 /// A pod that no node will ever run.
 pub(super) fn failed(object: &Value, reason: &str, message: &str) -> Value {
-    json!({"status": {
+    let status = json!({
         "phase": "Failed",
         "reason": reason,
         "message": message,
         "startTime": object.pointer("/status/startTime").cloned().unwrap_or_else(|| now().into()),
         "conditions": [scheduled(object)],
-    }})
+    });
+    of(object, status)
 }
 
 /// An ephemeral container that waits for `reason`.
@@ -206,13 +217,14 @@ pub(super) fn waiting(object: &Value, container: &str, reason: &str, message: &s
     let mut status = json!({
         "phase": "Pending",
         "startTime": object.pointer("/status/startTime").cloned().unwrap_or_else(|| now().into()),
-        "conditions": merged(object, vec![not_ready("Ready"), not_ready("ContainersReady")]),
+        "conditions":
+            with_scheduled(object, vec![not_ready("Ready"), not_ready("ContainersReady")]),
         "containerStatuses": statuses("containers", "ContainerCreating"),
     });
     if inits.as_array().is_some_and(|inits| !inits.is_empty()) {
         status["initContainerStatuses"] = inits;
     }
-    json!({ "status": status })
+    of(object, status)
 }
 
 /// A pod whose node is lost: not ready. `None` if it was not anyway.
@@ -220,34 +232,26 @@ pub(super) fn lost(object: &Value, why: &str) -> Option<Value> {
     if is_terminal(object) {
         return None;
     }
-    let conditions = object.pointer("/status/conditions")?.as_array()?;
-    let mut changed = false;
-    let conditions: Vec<Value> = conditions
-        .iter()
-        .map(|condition| {
-            let field = |name: &str| condition.get(name).and_then(Value::as_str);
-            if matches!(field("type"), Some("Ready" | "ContainersReady"))
-                && field("status") == Some("True")
-            {
-                changed = true;
-                let mut condition = condition.clone();
-                condition["status"] = "False".into();
-                condition["reason"] = "NodeNotReady".into();
-                condition["message"] = format!("the pod's node failed: {why}").into();
-                condition["lastTransitionTime"] = now().into();
-                condition
-            } else {
-                condition.clone()
-            }
-        })
-        .collect();
-    changed.then(|| {
+    let turned = |kind: &str| {
+        let mut condition = condition_of(object, kind)?.clone();
+        if condition["status"] != "True" {
+            return None;
+        }
+        condition["status"] = "False".into();
+        condition["reason"] = "NodeNotReady".into();
+        condition["message"] = format!("the pod's node failed: {why}").into();
+        condition["lastTransitionTime"] = now().into();
+        Some(condition)
+    };
+    let conditions: Vec<Value> =
+        ["Ready", "ContainersReady"].into_iter().filter_map(turned).collect();
+    (!conditions.is_empty()).then(|| {
         let mut statuses =
             object.pointer("/status/containerStatuses").cloned().unwrap_or(json!([]));
         for status in statuses.as_array_mut().into_iter().flatten() {
             status["ready"] = false.into();
         }
-        json!({"status": {"conditions": conditions, "containerStatuses": statuses}})
+        of(object, json!({"conditions": conditions, "containerStatuses": statuses}))
     })
 }
 
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedulers_condition_survives_the_agents() {
+    fn a_patch_has_the_hosts_conditions_and_the_schedulers() {
         let agent: PodStatus = serde_json::from_value(json!({
             "uid": "u", "phase": "Running",
             "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "now"}],
@@ -334,10 +338,12 @@ mod tests {
         let patch = patch(&pod(), &agent, &[], Ipv4Addr::new(10, 88, 0, 1), Some(ip));
         let status = &patch["status"];
         assert_eq!(status["conditions"][0]["lastTransitionTime"], "then");
-        assert_eq!(status["conditions"][1]["type"], "Ready");
-        // So does what others say, and only that.
-        assert_eq!(status["conditions"][2]["type"], "DisruptionTarget");
-        assert_eq!(status["conditions"].as_array().unwrap().len(), 3);
+        // Why it was not ready before is over, and what others say is not the host's to write.
+        let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": "now",
+            "reason": null, "message": null});
+        assert_eq!(status["conditions"][1], ready);
+        assert_eq!(status["conditions"].as_array().unwrap().len(), 2);
+        assert_eq!(status["podIPs"], json!([{"$patch": "replace"}, {"ip": "10.244.1.1"}]));
         assert_eq!(
             (&status["podIP"], &status["hostIP"]),
             (&json!("10.244.1.1"), &json!("10.88.0.1"))
@@ -365,9 +371,7 @@ mod tests {
             conditions.remove(conditions.iter().position(is_ready).unwrap())
         };
         let mut pod = pod();
-        assert!(!is_shared(&pod));
         pod["spec"]["readinessGates"] = json!([{"conditionType": "a/b"}, {"conditionType": "c/d"}]);
-        assert!(is_shared(&pod));
         pod["status"]["conditions"]
             .as_array_mut()
             .unwrap()
@@ -416,7 +420,9 @@ mod tests {
     #[test]
     fn a_lost_nodes_pod_is_not_ready_once() {
         let patch = lost(&pod(), "exit code 3").unwrap();
-        let ready = &patch["status"]["conditions"][1];
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions.len(), 1, "others' are theirs: {conditions:?}");
+        let ready = &conditions[0];
         assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("NodeNotReady")));
         let mut again = pod();
         again["status"]["conditions"] = patch["status"]["conditions"].clone();
