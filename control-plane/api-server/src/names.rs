@@ -171,6 +171,10 @@ pub fn is_cidr(text: &str) -> bool {
     digits && length.parse::<u8>().is_ok_and(|length| length <= most)
 }
 
+/// What is said of a text that is no [label's value](is_label_value).
+pub const NO_LABEL_VALUE: &str = "a valid label must be an empty string or consist of at most 63 \
+    alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+
 /// Whether `value` can be a label's value.
 #[must_use]
 pub fn is_label_value(value: &str) -> bool {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
 /// A request of the admin on behalf of `user`.
 async fn as_user(
@@ -267,6 +268,22 @@ async fn a_host_touches_its_own_nodes_and_their_pods_only() {
         let (code, answer) = host.typed("PATCH", &path, MERGE, &status).await;
         assert_eq!(code, expected, "{answer}");
     }
+    // What a host says of its pod leaves the conditions of others alone, and is of that pod only.
+    let gate = json!({"status": {"podIPs": [{"ip": "10.0.0.1"}], "conditions": [
+        {"type": "a/gate", "status": "True"},
+        {"type": "Ready", "status": "False", "reason": "Why", "message": "why"}]}});
+    let here = format!("{PODS}/here/status");
+    let (_, pod) = admin.typed("PATCH", &here, MERGE, &gate).await;
+    let mut told = json!({"metadata": {"uid": pod["metadata"]["uid"]}, "status": {
+        "podIPs": [{"$patch": "replace"}, {"ip": "10.0.0.2"}],
+        "conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]}});
+    let (code, pod) = host.typed("PATCH", &here, STRATEGIC, &told).await;
+    assert_eq!((code, &pod["status"]["podIPs"]), (200, &json!([{"ip": "10.0.0.2"}])), "{pod}");
+    let conditions =
+        json!([{"type": "a/gate", "status": "True"}, {"type": "Ready", "status": "True"}]);
+    assert_eq!(pod["status"]["conditions"], conditions);
+    told["metadata"]["uid"] = "other".into();
+    assert_eq!(host.typed("PATCH", &here, STRATEGIC, &told).await.0, 409);
     let relabel = json!({"metadata": {"labels": {"app": "other"}}});
     let (code, _) = host.typed("PATCH", &format!("{PODS}/here/status"), MERGE, &relabel).await;
     assert_eq!(code, 403, "labels decide who selects a pod");

@@ -47,7 +47,7 @@ pub(super) fn validate(metadata: &Value, causes: &mut Vec<Cause>) {
                             "must be a string",
                         )),
                         Some(text) if is_label && !names::is_label_value(text) => {
-                            causes.push(Cause::invalid(&path, value, "a valid label must be an empty string or consist of at most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+                            causes.push(Cause::invalid(&path, value, names::NO_LABEL_VALUE));
                         }
                         Some(_) => {}
                     }

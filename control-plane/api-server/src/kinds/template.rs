@@ -67,7 +67,7 @@ pub(super) fn labels(map: &Value, path: &str, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid(path, &json!(key), names::NO_QUALIFIED));
         }
         if !value.as_str().is_some_and(names::is_label_value) {
-            causes.push(Cause::invalid(path, value, "a valid label must be an empty string or consist of at most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+            causes.push(Cause::invalid(path, value, names::NO_LABEL_VALUE));
         }
     }
 }

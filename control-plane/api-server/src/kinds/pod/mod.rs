@@ -4,6 +4,7 @@
 mod containers;
 mod placement;
 mod probes;
+mod security;
 mod volumes;
 
 use std::collections::HashSet;
@@ -196,6 +197,7 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
                 causes.push(Cause::duplicate(format!("{path}.name"), &container["name"]));
             }
             containers::validate(container, &path, &volumes, causes);
+            security::validate_container(container, &path, spec, causes);
             // Ephemeral containers may have no probes at all.
             if list != ephemeral::FIELD {
                 let ends = list == "initContainers" && container["restartPolicy"] != "Always";
@@ -204,6 +206,7 @@ pub(super) fn validate_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         }
     }
     validate_host_ports(spec, path, causes);
+    security::validate_pod(spec, path, causes);
     placement::validate(spec, path, causes);
     ephemeral::validate(spec, path, causes);
 }

@@ -14,7 +14,6 @@ const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const OPERATOR: &str = "not a valid selector operator";
-const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
 /// Reports what of the spec at `path` is no place to run.
 pub(super) fn validate(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -90,7 +89,7 @@ fn node_term(term: &Value, path: &str, causes: &mut Vec<Cause>) {
         for (index, value) in values.iter().enumerate() {
             if !value.as_str().is_some_and(names::is_label_value) {
                 let path = format!("{path}.values[{index}]");
-                causes.push(Cause::invalid(path, value, LABEL_VALUE));
+                causes.push(Cause::invalid(path, value, names::NO_LABEL_VALUE));
             }
         }
     }
@@ -161,7 +160,7 @@ fn toleration(one: &Value, path: &str, causes: &mut Vec<Cause>) {
     let value = text(one, "value");
     match operator {
         "" | "Equal" if !names::is_label_value(value) => {
-            causes.push(Cause::invalid(at, &json!(value), LABEL_VALUE));
+            causes.push(Cause::invalid(at, &json!(value), names::NO_LABEL_VALUE));
         }
         "Exists" if !value.is_empty() => {
             let why = "value must be empty when `operator` is 'Exists'";

@@ -361,6 +361,70 @@ fn defaults() {
 }
 
 #[test]
+fn users_profiles_and_kernel_parameters_are_such() {
+    let context = |context: Value| json!({"securityContext": context});
+    let sysctls = |names: [&str; 2]| {
+        context(json!({"sysctls": names.map(|name| json!({"name": name, "value": "1"}))}))
+    };
+    check(&[
+        (context(json!({"runAsUser": 0, "fsGroup": 2_147_483_647_u32})), &[]),
+        (
+            context(json!({"runAsUser": -1, "runAsGroup": 2_147_483_648_u32, "fsGroup": -1,
+                "supplementalGroups": [1, -1]})),
+            &[
+                "securityContext.fsGroup",
+                "securityContext.runAsUser",
+                "securityContext.runAsGroup",
+                "securityContext.supplementalGroups[1]",
+            ],
+        ),
+        (
+            context(json!({"fsGroupChangePolicy": "x", "supplementalGroupsPolicy": "x"})),
+            &["securityContext.supplementalGroupsPolicy", "securityContext.fsGroupChangePolicy"],
+        ),
+        (sysctls(["net.ipv4.ip_forward", "net/ipv4/tcp_syncookies"]), &[]),
+        (sysctls(["", "a"]), &["securityContext.sysctls[0].name"]),
+        (
+            sysctls(["a..b", "A"]),
+            &["securityContext.sysctls[0].name", "securityContext.sysctls[1].name"],
+        ),
+        (sysctls(["a.b", "a.b"]), &["securityContext.sysctls[1].name"]),
+        (
+            json!({"shareProcessNamespace": true, "hostPID": true}),
+            &["securityContext.shareProcessNamespace"],
+        ),
+        (context(json!({"seccompProfile": {"type": "RuntimeDefault"}})), &[]),
+        (context(json!({"seccompProfile": {}})), &["securityContext.seccompProfile.type"]),
+        (
+            context(json!({"seccompProfile": {"type": "Localhost"}})),
+            &["securityContext.seccompProfile.localhostProfile"],
+        ),
+        (
+            context(json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "/a"}})),
+            &["securityContext.seccompProfile.localhostProfile"],
+        ),
+        (
+            context(json!({"appArmorProfile": {"type": "Strict", "localhostProfile": "a"}})),
+            &[
+                "securityContext.appArmorProfile.type",
+                "securityContext.appArmorProfile.localhostProfile",
+            ],
+        ),
+    ]);
+    let context = |context: Value| json!({"securityContext": context});
+    check_container(&[
+        (context(json!({"runAsUser": -1})), &["securityContext.runAsUser"]),
+        (context(json!({"procMount": "Unmasked"})), &["securityContext.procMount"]),
+        (
+            context(json!({"allowPrivilegeEscalation": false, "privileged": true,
+                "capabilities": {"add": ["CAP_SYS_ADMIN"]}})),
+            &["securityContext", "securityContext"],
+        ),
+        (context(json!({"allowPrivilegeEscalation": false, "privileged": false})), &[]),
+    ]);
+}
+
+#[test]
 fn what_is_wrong_is_named_by_its_path() {
     let wrong = bare(json!({
         "restartPolicy": "Sometimes",

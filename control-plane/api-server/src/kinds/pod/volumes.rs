@@ -182,7 +182,7 @@ fn mode(object: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
 }
 
 /// Reports a path that leaves where it begins.
-fn descends(object: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
+pub(super) fn descends(object: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
     let said = text(object, field);
     let mut refuse =
         |why| causes.push(Cause::invalid(format!("{path}.{field}"), &object[field], why));
