@@ -159,6 +159,7 @@ impl Client for LocalClient {
         let selector = LabelSelector::parse(object::text(&scale, "status.selector"));
         let selector = selector.map_err(|error| failed(Status::bad_request(error.to_string())))?;
         Ok(Scale {
+            uid: object::text(&scale, "metadata.uid").into(),
             wanted: number("spec.replicas"),
             replicas: number("status.replicas"),
             selector: Selector::of(selector.into_requirements()),

@@ -260,3 +260,36 @@ async fn a_kind_of_several_versions_is_served_as_kubernetes_orders_it() {
     client.ok("DELETE", &path, &Value::Null).await;
     assert_eq!(client.get(&path).await.0, 404);
 }
+
+/// A disruption budget asks whoever controls the pods how many there should be, whatever it is.
+#[tokio::test]
+async fn a_budget_counts_the_pods_of_whatever_has_a_scale() {
+    const PODS: &str = "/api/v1/namespaces/default/pods";
+    const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let cluster = Cluster::start();
+    let mut client = cluster.admin().await;
+    define(&mut client).await;
+    let owner = client.ok("POST", WIDGETS, &widget("w", json!({"size": 5}))).await;
+    for name in ["one", "two"] {
+        let mut pod = common::pod(name, "1Mi");
+        pod["metadata"]["labels"] = json!({"app": "w"});
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "example.com/v1", "kind": "Widget",
+            "name": "w", "uid": owner["metadata"]["uid"], "controller": true}]);
+        client.ok("POST", PODS, &pod).await;
+    }
+    let budget = json!({"metadata": {"name": "calm"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "w"}}}});
+    client.ok("POST", BUDGETS, &budget).await;
+    let calm = format!("{BUDGETS}/calm");
+    let seen = until(&mut client, &calm, |one| one["status"]["expectedPods"] == 5).await;
+    assert_eq!(seen["status"]["desiredHealthy"], 4, "{seen}");
+
+    // Of one that nobody would replace, nothing is known.
+    let mut alone = common::pod("alone", "1Mi");
+    alone["metadata"]["labels"] = json!({"app": "w"});
+    client.ok("POST", PODS, &alone).await;
+    let failed = |one: &Value| one["status"]["conditions"][0]["reason"] == "SyncFailed";
+    let seen = until(&mut client, &calm, failed).await;
+    let why = "found no controllers for pod \"alone\"";
+    assert_eq!(seen["status"]["conditions"][0]["message"], why, "{seen}");
+}

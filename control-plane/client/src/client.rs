@@ -160,6 +160,8 @@ impl DeleteOptions {
 /// What an `autoscaling/v1` Scale says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scale {
+    /// The object's uid.
+    pub uid: String,
     /// The replicas that are wanted.
     pub wanted: i64,
     /// Those that there are.

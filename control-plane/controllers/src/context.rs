@@ -28,6 +28,21 @@ impl Context {
     pub(crate) fn client(&self) -> &Arc<dyn Client> {
         self.informers.client()
     }
+
+    /// The resource of a reference's group and kind.
+    pub(crate) async fn resource_of(&self, reference: &Value) -> Result<Kind, ClientError> {
+        let api_version = object::text(reference, "apiVersion");
+        let kind = object::text(reference, "kind");
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let resources = self.client().resources().await?;
+        let found =
+            resources.into_iter().find(|one| one.resource.group == group && one.kind == kind);
+        found.map(|one| one.resource).ok_or_else(|| ClientError {
+            code: 404,
+            reason: "NotFound".into(),
+            message: format!("no matches for kind {kind:?} in group {group:?}"),
+        })
+    }
 }
 
 /// Calls `changed` with every object that changes, for ever: as it is and, if it was another

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_client::object::{self, number, text};
-use bulkhead_client::{Cache, Informers, Kind, Selector};
+use bulkhead_client::{Cache, ClientError, Informers, Kind, Selector};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -90,7 +90,7 @@ impl Controller {
         let mut pods = self.pods.in_namespace(namespace);
         pods.retain(|pod| selects(&budget, pod) && !pods::has_ended(pod));
         let now = OffsetDateTime::now_utc();
-        let status = match self.scale(&budget, &pods) {
+        let status = match self.scale(&budget, &pods).await? {
             Ok(expected) => status(&budget, &pods, expected, now),
             Err(message) => failed(&budget, &message, now),
         };
@@ -101,19 +101,50 @@ impl Controller {
 
     /// How many pods there should be: those that are there, or, if the budget needs it, what their
     /// owners want.
-    fn scale(&self, budget: &Value, pods: &[Arc<Value>]) -> Result<i64, String> {
+    async fn scale(
+        &self,
+        budget: &Value,
+        pods: &[Arc<Value>],
+    ) -> Result<Result<i64, String>, ClientError> {
         if budget["spec"]["minAvailable"].is_number() {
-            return Ok(i64::try_from(pods.len()).unwrap_or(i64::MAX));
+            return Ok(Ok(i64::try_from(pods.len()).unwrap_or(i64::MAX)));
         }
         let mut owners: BTreeMap<String, i64> = BTreeMap::new();
         for pod in pods {
-            let owner = self
-                .owner(pod)
-                .ok_or_else(|| format!("found no controllers for pod \"{}\"", object::name(pod)))?;
-            let replicas = number(&owner, "spec.replicas").unwrap_or(1);
-            owners.insert(object::uid(&owner).into(), replicas);
+            if let Some(owner) = self.owner(pod) {
+                let replicas = number(&owner, "spec.replicas").unwrap_or(1);
+                owners.insert(object::uid(&owner).into(), replicas);
+                continue;
+            }
+            let reference = object::controller(pod);
+            let uid = reference.map(|reference| text(reference, "uid")).unwrap_or_default();
+            if owners.contains_key(uid) {
+                continue;
+            }
+            let wanted = match reference {
+                Some(reference) => self.wanted(pod, reference).await?,
+                None => None,
+            };
+            let Some(wanted) = wanted else {
+                return Ok(Err(format!("found no controllers for pod \"{}\"", object::name(pod))));
+            };
+            owners.insert(uid.into(), wanted);
         }
-        Ok(owners.values().sum())
+        Ok(Ok(owners.values().sum()))
+    }
+
+    /// How many pods the one that `reference` of a pod names wants, of whatever kind that has a scale.
+    async fn wanted(&self, pod: &Value, reference: &Value) -> Result<Option<i64>, ClientError> {
+        let asked = async {
+            let kind = self.context.resource_of(reference).await?;
+            let name = text(reference, "name");
+            self.context.client().scale(&kind, object::namespace(pod), name).await
+        };
+        match asked.await {
+            Ok(scale) => Ok((scale.uid == text(reference, "uid")).then_some(scale.wanted)),
+            Err(error) if matches!(error.code, 404 | 405) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn owner(&self, pod: &Value) -> Option<Arc<Value>> {

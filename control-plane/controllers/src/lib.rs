@@ -9,7 +9,7 @@
 //! owners; [`disruption`] keeps budgets, [`quota`] counts what namespaces use; [`lifecycle`] marks
 //! nodes whose lease lapses, [`taints`] drives their pods away; [`defaults`] makes what every
 //! namespace has; [`namespaces`] empties those that are deleted; [`cleanup`] removes pods of nodes
-//! that are gone.
+//! that are gone, and those that ended longest ago where there are too many.
 
 #![forbid(unsafe_code)]
 
@@ -92,5 +92,6 @@ pub fn start(
     tasks.spawn(defaults::run(with(), root_certificate));
     tasks.spawn(namespaces::run(with()));
     tasks.spawn(cleanup::orphaned_pods(with(), cleanup::QUARANTINE));
+    tasks.spawn(cleanup::ended_pods(with(), cleanup::ENDED));
     Controllers(tasks)
 }

@@ -227,6 +227,7 @@ impl Client for Remote {
         let path = path(kind, namespace, Some(name)) + "/scale";
         let scale = self.json(Method::GET, &path, None).await?;
         Ok(Scale {
+            uid: object::uid(&scale).into(),
             wanted: object::number(&scale, "spec.replicas").unwrap_or(0),
             replicas: object::number(&scale, "status.replicas").unwrap_or(0),
             selector: selector(object::text(&scale, "status.selector"))?,

@@ -116,7 +116,7 @@ impl Controller {
         let (client, spec) = (self.context.client(), &one["spec"]);
         let (namespace, name) = (object::namespace(one), text(spec, "scaleTargetRef.name"));
         let found = async {
-            let kind = self.target(&spec["scaleTargetRef"]).await?;
+            let kind = self.context.resource_of(&spec["scaleTargetRef"]).await?;
             let scale = client.scale(&kind, namespace, name).await?;
             Ok::<_, ClientError>((kind, scale))
         };
@@ -177,20 +177,6 @@ impl Controller {
         let mut memories = self.memories();
         memories.entry(object::uid(one).to_owned()).or_default().note_scaled(replicas - current);
         Ok(())
-    }
-
-    /// The resource of a reference's group and kind.
-    async fn target(&self, reference: &Value) -> Result<Kind, ClientError> {
-        let (api_version, kind) = (text(reference, "apiVersion"), text(reference, "kind"));
-        let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        let resources = self.context.client().resources().await?;
-        let found =
-            resources.into_iter().find(|one| one.resource.group == group && one.kind == kind);
-        found.map(|one| one.resource).ok_or_else(|| ClientError {
-            code: 404,
-            reason: "NotFound".into(),
-            message: format!("no matches for kind {kind:?} in group {group:?}"),
-        })
     }
 
     /// What the metrics ask for, and the conditions and the status that tell of them.
