@@ -240,6 +240,17 @@ async fn pods_are_scheduled_run_and_deleted() {
         .json("POST", &format!("{PODS}/web/binding"), &json!({"target": {"name": "n1"}}))
         .await;
     assert_eq!((code, &status["reason"]), (409, &json!("Conflict")), "bound once");
+    // Another scheduler binds, in either way.
+    let bindings = "/api/v1/namespaces/default/bindings";
+    for (name, path) in [("one", format!("{PODS}/one/binding")), ("two", bindings.into())] {
+        let mut own = pod(name, "1Mi");
+        own["spec"]["schedulerName"] = "own".into();
+        client.ok("POST", PODS, &own).await;
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n2"}});
+        client.ok("POST", &path, &binding).await;
+        let bound = client.ok("GET", &format!("{PODS}/{name}"), &Value::Null).await;
+        assert_eq!(bound["spec"]["nodeName"], "n2", "{name}");
+    }
     client.ok("POST", PODS, &pod("big", "4Gi")).await;
     let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dbig";
     let events =

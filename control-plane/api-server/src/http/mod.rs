@@ -25,6 +25,7 @@ use crate::body::{self, Body, BoxError, ResponseBody};
 use crate::custom::CustomResources;
 use crate::kubelet::Kubelets;
 use crate::metrics::{self, Metrics};
+use crate::object;
 use crate::options::{Query, WriteOptions};
 use crate::output::Shape;
 use crate::proxy::Proxy;
@@ -299,6 +300,13 @@ impl Front {
                 let write = write_options(query, request.headers())?;
                 let mut validation = Validation::new(write.field_validation, resource, None);
                 let mut object = validation.body(read_body(request).await?)?;
+                if (resource.group, resource.plural) == ("", "bindings") {
+                    let pods = self.api.registry().find("", "v1", "pods");
+                    let pods = pods.ok_or_else(Status::no_such_resource)?;
+                    let pods = Place::new(&pods, place.namespace.as_deref());
+                    let bound = self.api.bind(&pods, object::name(&object), &object, &write);
+                    return Ok(body::json(201, &bound.await?, JSON));
+                }
                 if !resource.is_stored() {
                     let (authorizer, tokens) = (&self.authorizer, &self.tokens);
                     let review = Review { user, place, authorizer, tokens };

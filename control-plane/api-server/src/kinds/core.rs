@@ -66,6 +66,14 @@ pub(super) fn lease() -> Resource {
 /// The kinds of the core group.
 pub(super) fn resources() -> Vec<Resource> {
     vec![
+        // The older way to what a pod's subresource does.
+        Resource {
+            kind: "Binding",
+            plural: "bindings",
+            singular: "binding",
+            verbs: &["create"],
+            ..PLAIN
+        },
         data::config_map(),
         event::resource(),
         Resource {
