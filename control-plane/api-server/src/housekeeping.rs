@@ -10,19 +10,29 @@ use crate::object;
 use crate::options::{DeleteOptions, Preconditions, ReadOptions};
 use crate::status::Result;
 
-/// The past is kept between one and two of these.
-const INTERVAL: Duration = Duration::from_secs(300);
+/// How often old events are looked for.
+const EVENTS_INTERVAL: Duration = Duration::from_secs(300);
 /// How long an event is kept after it was last seen, as in Kubernetes.
 const EVENT_LIFE: time::Duration = time::Duration::HOUR;
 
-/// Keeps house, for ever.
-pub(crate) async fn run(api: Api) {
-    let mut last = None;
+/// Keeps house, for ever: the past is kept between one and two `compaction_interval`s.
+pub(crate) async fn run(api: Api, compaction_interval: Duration) {
+    tokio::join!(expire_events(&api), compact(&api, compaction_interval));
+}
+
+async fn expire_events(api: &Api) {
     loop {
-        tokio::time::sleep(INTERVAL).await;
-        if let Err(error) = delete_events(&api, OffsetDateTime::now_utc() - EVENT_LIFE).await {
+        tokio::time::sleep(EVENTS_INTERVAL).await;
+        if let Err(error) = delete_events(api, OffsetDateTime::now_utc() - EVENT_LIFE).await {
             tracing::warn!(%error, "deleting old events");
         }
+    }
+}
+
+async fn compact(api: &Api, interval: Duration) {
+    let mut last = None;
+    loop {
+        tokio::time::sleep(interval).await;
         if let Some(revision) = last
             && let Err(error) = api.store().compact(revision).await
         {

@@ -41,6 +41,8 @@ pub(crate) struct Duties {
     pub(crate) pki: PathBuf,
     /// How long a node's lease may go without renewal.
     pub(crate) node_monitor_grace_period: Duration,
+    /// How long the store's past is kept at least.
+    pub(crate) compaction_interval: Duration,
 }
 
 /// The duties being done, until this is dropped.
@@ -57,7 +59,7 @@ impl Duties {
 
     fn begin(&self) -> Doing {
         let mut tasks = JoinSet::new();
-        tasks.spawn(housekeeping::run(self.api.clone()));
+        tasks.spawn(housekeeping::run(self.api.clone(), self.compaction_interval));
         tasks.spawn(services::keep_repaired(self.api.clone()));
         tasks.spawn(Arc::clone(&self.custom).clean_up(self.api.clone()));
         tasks.spawn(signer::run(self.api.clone(), self.pki.clone()));

@@ -73,6 +73,9 @@ enum Command {
         /// How long a node's lease may go without renewal before the node counts as lost.
         #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = seconds)]
         node_monitor_grace_period: Duration,
+        /// How long the past is kept at least: watches begin no earlier, and lists go on no longer.
+        #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+        compaction_interval: Duration,
     },
     /// Makes a new key for the encryption of secrets. The server takes it when it starts or gets
     /// SIGHUP, and encrypts every secret anew.
@@ -220,6 +223,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             storage,
             election,
             node_monitor_grace_period,
+            compaction_interval,
         } => {
             let options = Options {
                 storage: Storage::new(&storage, &dir)?,
@@ -230,6 +234,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 service_range: service_cluster_ip_range,
                 election: election.timing()?,
                 node_monitor_grace_period,
+                compaction_interval,
             };
             bulkhead_process::raise_descriptor_limit();
             runtime()?.block_on(serve(options, ready_fd))

@@ -85,6 +85,8 @@ pub struct Options {
     pub election: ElectionTiming,
     /// How long a node's lease may go without renewal before the node counts as lost.
     pub node_monitor_grace_period: Duration,
+    /// How long the past is kept at least: watches begin no earlier.
+    pub compaction_interval: Duration,
 }
 
 /// A server that listens.
@@ -181,6 +183,7 @@ impl Server {
             service_range,
             election,
             node_monitor_grace_period,
+            compaction_interval,
         } = options;
         let not_listening = |error| ServeError::Listen(address, error);
         let listener = TcpListener::bind(address).await.map_err(not_listening)?;
@@ -226,6 +229,7 @@ impl Server {
             root_certificate,
             pki,
             node_monitor_grace_period,
+            compaction_interval,
         };
         let election = storage.is_shared().then_some(election);
         Ok(Self {

@@ -174,3 +174,77 @@ async fn what_was_answered_can_be_put_back() {
     let (code, same) = client.json("PUT", &format!("{MAPS}/m"), &created).await;
     assert_eq!((code, same), (200, created));
 }
+
+/// Watches from a version until its past is forgotten: what is answered then.
+async fn forgotten(client: &mut common::Client, version: &str) -> Value {
+    let began = std::time::Instant::now();
+    let watch = format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={version}");
+    for n in 0.. {
+        // What is newest is never forgotten.
+        let next = json!({"data": {"n": n.to_string()}});
+        let merge = "application/merge-patch+json";
+        client.typed("PATCH", &format!("{MAPS}/first"), merge, &next).await;
+        let (code, answer) = client.get(&watch).await;
+        if code == 410 {
+            return answer;
+        }
+        assert_eq!(code, 200, "{answer}");
+        assert!(began.elapsed() < common::LIMIT, "it is kept for ever");
+    }
+    unreachable!("the loop ends by itself")
+}
+
+async fn the_past_is_forgotten(cluster: Cluster) {
+    let mut client = cluster.admin().await;
+    for name in ["first", "second", "third"] {
+        client.ok("POST", MAPS, &json!({"metadata": {"name": name}})).await;
+    }
+    let page = client.ok("GET", &format!("{MAPS}?limit=1"), &Value::Null).await;
+    let old = page["metadata"]["resourceVersion"].as_str().unwrap();
+    let gone = forgotten(&mut client, old).await;
+    assert_eq!((&gone["kind"], &gone["reason"]), (&json!("Status"), &json!("Expired")), "{gone}");
+
+    // A list that was begun in it goes on with what there is now, by the token that the answer has.
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    let (code, gone) = client.get(&format!("{MAPS}?limit=9&continue={token}")).await;
+    assert_eq!((code, &gone["reason"]), (410, &json!("Expired")), "{gone}");
+    let token = gone["metadata"]["continue"].as_str().unwrap();
+    let rest = client.ok("GET", &format!("{MAPS}?limit=9&continue={token}"), &Value::Null).await;
+    let names = rest["items"].as_array().unwrap().iter().map(|one| &one["metadata"]["name"]);
+    let last: Vec<_> = names.rev().take(2).collect();
+    assert_eq!(last, ["third", "second"], "{rest}");
+
+    // Whoever watched lists, and goes on from there.
+    let mut watching = cluster.admin().await;
+    let mut watch = loop {
+        let list = client.ok("GET", MAPS, &Value::Null).await;
+        let version = list["metadata"]["resourceVersion"].as_str().unwrap();
+        let path = format!("{MAPS}?watch=1&resourceVersion={version}");
+        let answer = watching.send("GET", &path, &[], bytes::Bytes::new()).await.unwrap();
+        if answer.status() == 200 {
+            break common::Lines::of(answer);
+        }
+        // That is forgotten again where a second is not enough for both.
+        assert_eq!(answer.status(), 410);
+        answer.into_body().collect().await.unwrap();
+    };
+    client.ok("POST", MAPS, &json!({"metadata": {"name": "fourth"}})).await;
+    let event = watch.next().await;
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("fourth")),
+        "{event}"
+    );
+}
+
+#[tokio::test]
+async fn who_watched_the_forgotten_past_begins_with_a_list() {
+    the_past_is_forgotten(Cluster::with(&["--compaction-interval", "1"])).await;
+}
+
+#[tokio::test]
+async fn who_watched_the_forgotten_past_in_etcd_begins_with_a_list() {
+    let etcd = bulkhead_test_etcd::Etcd::start();
+    let options = ["--etcd-servers", &etcd.url(), "--compaction-interval", "1"];
+    the_past_is_forgotten(Cluster::with(&options)).await;
+}

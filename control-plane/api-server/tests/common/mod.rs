@@ -1,6 +1,6 @@
 //! A real server on a loopback port, and a client that speaks HTTP to it.
 
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test uses a part")]
 
 pub(crate) mod hollow;
 pub(crate) mod kubectl;
@@ -312,6 +312,10 @@ impl Lines {
     pub(crate) async fn open(client: &mut Client, path: &str) -> Self {
         let response = client.send("GET", path, &[], Bytes::new()).await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
+        Self::of(response)
+    }
+
+    pub(crate) fn of(response: http::Response<Incoming>) -> Self {
         Self { body: response.into_body(), buffer: Vec::new() }
     }
 

@@ -156,6 +156,7 @@ async fn open(dir: &Path) -> (Front, Api) {
         service_range: "10.96.0.0/12".parse().unwrap(),
         election: Default::default(),
         node_monitor_grace_period: Duration::from_secs(40),
+        compaction_interval: Duration::from_secs(300),
     };
     let server = serve::Server::open(options).await.unwrap();
     (server.front().clone(), server.front().api().clone())

@@ -40,6 +40,7 @@ impl Cluster {
             service_range: "10.96.0.0/12".parse().unwrap(),
             election: ElectionTiming::default(),
             node_monitor_grace_period: LIMIT,
+            compaction_interval: LIMIT,
         };
         let server = Server::open(options).await.unwrap();
         let address = server.address().unwrap();

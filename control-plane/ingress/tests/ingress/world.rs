@@ -64,6 +64,7 @@ impl World {
             service_range: "10.96.0.0/12".parse::<Ipv4Range>().unwrap(),
             election: ElectionTiming::default(),
             node_monitor_grace_period: LIMIT,
+            compaction_interval: LIMIT,
         });
         let server = server.await.unwrap();
         let api = server.address().unwrap();
