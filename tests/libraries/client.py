@@ -77,6 +77,134 @@ def patches(core, apps):
     assert apps.read_namespaced_deployment_scale("web", "default").spec.replicas == 0
 
 
+def watches_are_resumed(core):
+    """A watch that was left is taken up where it was, and sees nothing twice."""
+    begun = core.list_namespaced_config_map("default", limit=1).metadata.resource_version
+    for number in range(4):
+        core.create_namespaced_config_map("default", client.V1ConfigMap(
+            metadata=client.V1ObjectMeta(name=f"resumed-{number}", labels={"app": "resumed"})))
+    names = []
+    version = begun
+    for _ in range(2):
+        events = watch.Watch()
+        stream = events.stream(core.list_namespaced_config_map, "default", label_selector="app=resumed",
+                               resource_version=version, timeout_seconds=LIMIT)
+        for event in stream:
+            names.append(event["object"].metadata.name)
+            version = event["object"].metadata.resource_version
+            if len(names) % 2 == 0:
+                events.stop()
+    assert names == [f"resumed-{number}" for number in range(4)], names
+
+
+def server_side_apply(core):
+    def apply(manager, data, force=None):
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owned"}, "data": data}
+        return core.patch_namespaced_config_map("owned", "default", body, field_manager=manager, force=force,
+                                                _content_type="application/apply-patch+yaml").data
+
+    assert apply("one", {"a": "1", "b": "1"}) == {"a": "1", "b": "1"}
+    assert apply("other", {"c": "2"}) == {"a": "1", "b": "1", "c": "2"}
+    try:
+        apply("other", {"a": "2", "c": "2"})
+        raise AssertionError("another's field was taken without force")
+    except client.ApiException as error:
+        assert error.status == 409 and "conflict with \\\"one\\\"" in error.body, error
+    assert apply("other", {"a": "2", "c": "2"}, force=True) == {"a": "2", "b": "1", "c": "2"}
+    # What a manager leaves out goes, unless another has it as well.
+    assert apply("one", {}) == {"a": "2", "c": "2"}
+
+
+GROUP, VERSION, PLURAL = "py.example.com", "v1", "boats"
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "spec": {
+            "type": "object",
+            "required": ["oars"],
+            "properties": {
+                "oars": {"type": "integer", "minimum": 1},
+                "crew": {"type": "array", "items": {"type": "string"}},
+                "colour": {"type": "string", "default": "blue"},
+            },
+        },
+        "status": {"type": "object", "properties": {"oars": {"type": "integer"}}},
+    },
+}
+
+
+def own_kinds(api):
+    """A definition, and what is done with objects of it."""
+    definitions = client.ApiextensionsV1Api(api)
+    name = f"{PLURAL}.{GROUP}"
+    definitions.create_custom_resource_definition({
+        "metadata": {"name": name},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {"plural": PLURAL, "kind": "Boat"},
+            "versions": [{
+                "name": VERSION, "served": True, "storage": True,
+                "schema": {"openAPIV3Schema": SCHEMA},
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.oars",
+                                                         "statusReplicasPath": ".status.oars"}},
+            }],
+        },
+    })
+    for event in watch.Watch().stream(definitions.list_custom_resource_definition,
+                                      field_selector=f"metadata.name={name}", timeout_seconds=LIMIT):
+        conditions = event["object"].status.conditions or []
+        if any(one.type == "Established" and one.status == "True" for one in conditions):
+            break
+    else:
+        raise AssertionError("the definition was never established")
+
+    boats = client.CustomObjectsApi(api)
+    where = (GROUP, VERSION, "default", PLURAL)
+
+    def boat(name, **spec):
+        return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Boat", "metadata": {"name": name}, "spec": spec}
+
+    made = boats.create_namespaced_custom_object(*where, boat("skiff", oars=2, keel="none"))
+    assert made["spec"] == {"oars": 2, "colour": "blue"}, made
+    try:
+        boats.create_namespaced_custom_object(*where, boat("raft", oars=0))
+        raise AssertionError("what its schema refuses was taken")
+    except client.ApiException as error:
+        assert error.status == 422 and "spec.oars" in error.body, error
+    told = boats.patch_namespaced_custom_object_status(
+        *where, "skiff", {"status": {"oars": 2}, "spec": {"oars": 7}},
+        _content_type="application/merge-patch+json")
+    assert (told["status"], told["spec"]["oars"]) == ({"oars": 2}, 2), told
+    for body, kind in [
+        ({"spec": {"crew": ["anna"]}}, "merge-patch"),
+        ([{"op": "add", "path": "/spec/crew/-", "value": "ben"}], "json-patch"),
+    ]:
+        boats.patch_namespaced_custom_object(*where, "skiff", body, _content_type=f"application/{kind}+json")
+    boats.patch_namespaced_custom_object_scale(*where, "skiff", {"spec": {"replicas": 4}},
+                                               _content_type="application/merge-patch+json")
+    applied = boats.patch_namespaced_custom_object(
+        *where, "skiff", boat("skiff", colour="red", oars=4), field_manager="py", force=True,
+        _content_type="application/apply-patch+yaml")
+    assert applied["spec"] == {"oars": 4, "crew": ["anna", "ben"], "colour": "red"}, applied
+    applied["spec"]["crew"] = []
+    replaced = boats.replace_namespaced_custom_object(*where, "skiff", applied)
+    assert replaced["spec"]["crew"] == [] and replaced["status"] == {"oars": 2}, replaced
+
+    boats.create_namespaced_custom_object(*where, boat("punt", oars=1))
+    page = boats.list_namespaced_custom_object(*where, limit=1)
+    assert [one["metadata"]["name"] for one in page["items"]] == ["punt"], page
+    rest = boats.list_namespaced_custom_object(*where, limit=1, _continue=page["metadata"]["continue"])
+    assert [one["metadata"]["name"] for one in rest["items"]] == ["skiff"], rest
+    boats.delete_namespaced_custom_object(*where, "punt")
+    events = watch.Watch().stream(boats.list_namespaced_custom_object, *where,
+                                  resource_version=rest["metadata"]["resourceVersion"],
+                                  timeout_seconds=LIMIT)
+    event = next(iter(events))
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", "punt"), event
+    definitions.delete_custom_resource_definition(name)
+
+
 def conflicts_are_told(core):
     one = core.read_namespaced_config_map("first", "default")
     other = core.read_namespaced_config_map("first", "default")
@@ -140,7 +268,10 @@ def main():
     core, apps = client.CoreV1Api(api), client.AppsV1Api(api)
     assert client.VersionApi(api).get_code().git_version
     lists_and_watches(core)
+    watches_are_resumed(core)
     patches(core, apps)
+    server_side_apply(core)
+    own_kinds(api)
     conflicts_are_told(core)
     the_dynamic_client(api)
     an_informer(core)
