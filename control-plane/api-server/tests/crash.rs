@@ -17,12 +17,14 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const OWN: &str =
     "/api/v1/namespaces/default/configmaps?fieldSelector=metadata.name!%3Dkube-root-ca.crt";
 /// How often the server is killed, unless `BULKHEAD_TEST_KILLS` says otherwise.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 50;
+/// As above, where etcd is killed as well: it takes a second and more to come back.
+const ROUNDS_WITH_ETCD: u32 = 5;
 
-fn rounds() -> u32 {
+fn rounds(usual: u32) -> u32 {
     match std::env::var("BULKHEAD_TEST_KILLS") {
         Ok(text) => text.parse().expect("BULKHEAD_TEST_KILLS is a number"),
-        Err(_) => ROUNDS,
+        Err(_) => usual,
     }
 }
 
@@ -74,14 +76,14 @@ async fn resume(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive() {
-    survive(Cluster::start(), None, rounds()).await;
+    survive(Cluster::start(), None, rounds(ROUNDS)).await;
 }
 
 /// As above, with etcd killed as well, which has its own promises to keep.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_in_etcd() {
     let etcd = Etcd::start();
-    survive(Cluster::over(&etcd), Some(etcd), rounds().div_ceil(2)).await;
+    survive(Cluster::over(&etcd), Some(etcd), rounds(ROUNDS_WITH_ETCD)).await;
 }
 
 async fn survive(mut cluster: Cluster, mut etcd: Option<Etcd>, rounds: u32) {
