@@ -5,9 +5,11 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::hollow::Hollow;
-use common::kubectl::Kubectl;
+use common::kubectl::{Kubectl, with_each_kubectl};
 use common::{Cluster, add_node, until};
 use serde_json::Value;
+
+with_each_kubectl!(a_daemon_set_follows_the_nodes_and_is_rolled_out);
 
 const LOGS: &str = "/apis/apps/v1/namespaces/default/daemonsets/logs";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -34,10 +36,9 @@ fn nodes(pods: &Value) -> Vec<&str> {
     nodes
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_set_follows_the_nodes_and_is_rolled_out() {
+async fn a_daemon_set_follows_the_nodes_and_is_rolled_out(version: &str) {
     let cluster = Cluster::start();
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::version(version, &cluster);
     let _nodes = Hollow::start(&cluster, &["n1", "n2", "n3"]).await;
     let mut client = cluster.admin().await;
     let images = || {

@@ -1,9 +1,13 @@
-//! Real kubectls against the real server.
+//! Real kubectls against the real server. The everyday commands are here, in an order in which they
+//! are used; [`commands`] has each with what it can do.
 
+mod commands;
 mod common;
 
-use common::kubectl::Kubectl;
+use common::kubectl::{Kubectl, with_each_kubectl};
 use common::{Cluster, add_node, until};
+
+with_each_kubectl!(everyday_commands, server_side_apply, rights_are_made_asked_for_and_used);
 
 const POD: &str = "
 apiVersion: v1
@@ -13,16 +17,6 @@ spec:
   containers:
   - {name: c, image: 'busybox:1', env: [{name: A, value: '1'}], resources: {requests: {memory: 64Mi}}}
 ";
-
-#[tokio::test]
-async fn the_everyday_commands() {
-    everyday_commands("1.36").await;
-}
-
-#[tokio::test]
-async fn the_everyday_commands_of_an_older_kubectl() {
-    everyday_commands("1.33").await;
-}
 
 async fn everyday_commands(version: &str) {
     let cluster = Cluster::start();
@@ -164,32 +158,11 @@ async fn the_everyday_commands_of_a_very_old_kubectl() {
     kubectl.run("delete pod web --force");
 }
 
-#[tokio::test]
-async fn a_watch_prints_changes() {
-    let cluster = Cluster::start();
-    let kubectl = Kubectl::new(&cluster);
-    let mut client = cluster.admin().await;
-    client.ok("POST", "/api/v1/namespaces/default/pods", &common::pod("first", "1Mi")).await;
-    let mut watch = kubectl
-        .command(&["get", "pods", "-w", "--no-headers"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
-    assert!(lines.next().unwrap().unwrap().starts_with("first "));
-    client.ok("POST", "/api/v1/namespaces/default/pods", &common::pod("second", "1Mi")).await;
-    let second = lines.map_while(Result::ok).find(|line| line.starts_with("second "));
-    assert!(second.is_some());
-    watch.kill().unwrap();
-    watch.wait().unwrap();
-}
-
 const MAP: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {a: '1', b: '1'}}";
 
-#[tokio::test]
-async fn server_side_apply() {
+async fn server_side_apply(version: &str) {
     let cluster = Cluster::start();
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::version(version, &cluster);
 
     let file = kubectl.file("map.yaml", MAP);
     let apply = |flags: &str, file: &str| format!("apply --server-side{flags} -f {file}");
@@ -231,13 +204,22 @@ async fn server_side_apply() {
     assert!(!kubectl.output(&["get", "cm", "dry"]).status.success());
 }
 
-#[tokio::test]
-async fn rights_are_made_asked_for_and_used() {
+async fn rights_are_made_asked_for_and_used(version: &str) {
     let cluster = Cluster::start();
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::version(version, &cluster);
     kubectl.run("create serviceaccount bot");
     kubectl.run("create role reader --verb=get,list --resource=pods,pods/log");
     kubectl.run("create rolebinding bot-reads --role=reader --serviceaccount=default:bot");
+    // What is there already is completed, and nobody's rights are taken.
+    let more = kubectl.file(
+        "more.yaml",
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: reader, namespace: \
+         default}, rules: [{apiGroups: [''], resources: [services], verbs: [get]}]}",
+    );
+    let told = kubectl.run(&format!("auth reconcile -f {more}"));
+    assert!(told.contains("role.rbac.authorization.k8s.io/reader reconciled"), "{told}");
+    let resources = kubectl.run("get role reader -o jsonpath={.rules[*].resources[0]}");
+    assert!(resources.contains("pods") && resources.contains("services"), "{resources}");
     let bot = "system:serviceaccount:default:bot";
     assert_eq!(kubectl.run(&format!("auth can-i list pods --as {bot}")), "yes\n");
     let no = kubectl.output(&["auth", "can-i", "create", "pods", "--as", bot]);

@@ -6,11 +6,13 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
 use bytes::Bytes;
-use common::kubectl::Kubectl;
+use common::kubectl::{Kubectl, with_each_kubectl};
 use common::{Client, Cluster, add_node, kubelet, pod, until};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+with_each_kubectl!(kubectl_proxies);
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -142,10 +144,9 @@ async fn what_cannot_be_reached_is_named() {
     assert_eq!(code, 400, "{status}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn kubectl_proxies() {
+async fn kubectl_proxies(version: &str) {
     let (cluster, _client, _) = cluster().await;
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::version(version, &cluster);
     let told = kubectl.run(&format!("get --raw {PODS}/web:8080/proxy/raw?q=1"));
     assert!(told.contains("\"path\":\"/raw?q=1\""), "{told}");
     assert_eq!(kubectl.run("get --raw /api/v1/nodes/n1/proxy/healthz"), "GET /nodes/n1/healthz");

@@ -3,9 +3,11 @@
 mod common;
 
 use common::hollow::Hollow;
-use common::kubectl::Kubectl;
+use common::kubectl::{Kubectl, with_each_kubectl};
 use common::{Cluster, until};
 use serde_json::Value;
+
+with_each_kubectl!(a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back);
 
 const SETS: &str = "/apis/apps/v1/namespaces/default/statefulsets";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -29,10 +31,9 @@ fn names(list: &Value) -> Vec<&str> {
     items.map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back() {
+async fn a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back(version: &str) {
     let cluster = Cluster::start();
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::version(version, &cluster);
     let _nodes = Hollow::start(&cluster, &["n1", "n2"]).await;
     let mut client = cluster.admin().await;
     let rolled_out = || {

@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::kubectl::Kubectl;
+use common::kubectl::{Kubectl, NEWEST, OLDER};
 use common::kubelet;
 use common::{Cluster, add_node, pod, until, unused_port};
 use http_body_util::BodyExt as _;
@@ -208,16 +208,18 @@ async fn metrics_are_what_the_hosts_say_of_their_own() {
     let (code, _) = client.get(&format!("{NODES}?watch=1")).await;
     assert_eq!(code, 405);
 
-    let kubectl = Kubectl::new(&cluster);
-    let rows = |line: &str| -> Vec<Vec<String>> {
-        let printed = kubectl.run(line);
-        printed.lines().map(|row| row.split_whitespace().map(str::to_owned).collect()).collect()
-    };
-    // Of 2 processors and 1 GiB; a node that is not measured is unknown.
-    let nodes = rows("top nodes --no-headers");
-    assert_eq!(nodes[0], ["n1", "1500m", "75%", "64Mi", "6%"]);
-    assert_eq!(nodes[1][..2], ["n2", "<unknown>"]);
-    assert_eq!(rows("top pods --no-headers"), [["web", "500m", "16Mi"]]);
-    let containers = rows("top pods --containers -l app=web --no-headers");
-    assert_eq!(containers, [["web", "c", "250m", "8Mi"], ["web", "d", "250m", "8Mi"]]);
+    for version in [NEWEST, OLDER] {
+        let kubectl = Kubectl::version(version, &cluster);
+        let rows = |line: &str| -> Vec<Vec<String>> {
+            let printed = kubectl.run(line);
+            printed.lines().map(|row| row.split_whitespace().map(str::to_owned).collect()).collect()
+        };
+        // Of 2 processors and 1 GiB; a node that is not measured is unknown.
+        let nodes = rows("top nodes --no-headers");
+        assert_eq!(nodes[0], ["n1", "1500m", "75%", "64Mi", "6%"]);
+        assert_eq!(nodes[1][..2], ["n2", "<unknown>"]);
+        assert_eq!(rows("top pods --no-headers"), [["web", "500m", "16Mi"]]);
+        let containers = rows("top pods --containers -l app=web --no-headers");
+        assert_eq!(containers, [["web", "c", "250m", "8Mi"], ["web", "d", "250m", "8Mi"]]);
+    }
 }

@@ -6,7 +6,29 @@ use std::process::{Command, Output};
 use super::Cluster;
 
 /// The version that tests use which say nothing of it.
-const NEWEST: &str = "1.36";
+pub(crate) const NEWEST: &str = "1.36";
+
+/// The older version that most of them are run with as well. It does not begin
+/// its watches with a list, for one.
+pub(crate) const OLDER: &str = "1.33";
+
+/// Makes two tests, `newest` and `older`, of each function that takes a version of kubectl.
+macro_rules! with_each_kubectl {
+    ($($test:ident),+ $(,)?) => {$(
+        mod $test {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn newest() {
+                super::$test(crate::common::kubectl::NEWEST).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn older() {
+                super::$test(crate::common::kubectl::OLDER).await;
+            }
+        }
+    )+};
+}
+pub(crate) use with_each_kubectl;
 
 /// Where a version of it is.
 fn binary(version: &str) -> PathBuf {
@@ -51,6 +73,7 @@ impl<'a> Kubectl<'a> {
         command
             .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.cluster.dir.path())
+            .env("TMPDIR", self.cluster.dir.path())
             .args(arguments);
         command
     }
