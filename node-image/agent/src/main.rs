@@ -49,10 +49,8 @@ struct Options {
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some((first, rest)) = arguments.split_first()
-        && first == helper::ARGUMENT
-    {
-        return ExitCode::from(u8::try_from(helper::main(rest)).unwrap_or(1));
+    if arguments.first().is_some_and(|first| first == helper::ARGUMENT) {
+        return ExitCode::from(helper::main());
     }
     let serves_a_test = arguments.first().is_some_and(|verb| verb == "serve");
     let pid1 = std::process::id() == 1 && !serves_a_test;
@@ -126,6 +124,7 @@ async fn serve(options: Options, pid1: bool) -> anyhow::Result<()> {
         Rc::clone(&children),
         Rc::default(),
     ));
+    runtime.helpers.replenish();
     let agent = Rc::new(Agent { pods: Pods::new(Rc::clone(&runtime)), runtime, pid1 });
     let mut child_ended = signal(SignalKind::child()).context("listen to SIGCHLD")?;
     if pid1 {

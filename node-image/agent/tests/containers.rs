@@ -55,6 +55,28 @@ impl Agent {
         }
     }
 
+    /// The pid of the helper that waits, once it is another than `before`.
+    async fn helper(&self, before: Option<u32>) -> u32 {
+        let deadline = Instant::now() + LIMIT;
+        let agent = self.process.id();
+        loop {
+            let children = format!("/proc/{agent}/task/{agent}/children");
+            let children = fs::read_to_string(children).unwrap();
+            let helper = children.split_whitespace().find(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                // A container's first process is this program too until it executes its own.
+                line.ends_with(b"\0__runtime\0")
+                    && fs::read_link(format!("/proc/{pid}/fd/0"))
+                        .is_ok_and(|input| input.to_string_lossy().starts_with("socket:"))
+            });
+            match helper.map(|pid| pid.parse().unwrap()) {
+                Some(helper) if Some(helper) != before => return helper,
+                _ => assert!(Instant::now() < deadline, "no helper waits: {children:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn apply(&self, uid: &str, spec: Value) {
         let mut client = self.client().await;
         client
@@ -185,6 +207,21 @@ fn with(mut container: Value, members: Value) -> Value {
         container[key] = value.clone();
     }
     container
+}
+
+#[tokio::test]
+#[ignore = "needs root and cgroup v2: run by ci/test-vms"]
+async fn a_helper_waits_and_one_that_is_killed_is_replaced() {
+    let agent = Agent::start();
+    let first = agent.helper(None).await;
+    agent.apply("h", json!({"containers": [shell("sleep 1000")]})).await;
+    agent.until("h", |status| status.phase == PodPhase::Running).await;
+    let second = agent.helper(Some(first)).await;
+    let killed = Command::new("kill").args(["-9", &second.to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(agent.exec("h", "echo $((6 * 7))").await, ("42\n".into(), 0));
+    agent.helper(Some(second)).await;
+    agent.removed("h", 0).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,9 @@
 //! Image layers: each is an EROFS file system in a range of the images disk, which becomes a
 //! partition (`BLKPG_ADD_PARTITION`, no table on the disk) and is mounted once, whoever uses it.
+//!
+//! It stays mounted when its last user has gone, and with it what the kernel has read of it: the next
+//! container of the image need neither mount nor read it again. The kernel takes that memory back
+//! when it needs it.
 
 mod partition;
 
@@ -25,6 +29,7 @@ pub(crate) enum LayerSource {
 struct Layer {
     range: AttachRange,
     users: u32,
+    mounted: bool,
 }
 
 /// The layers of this node.
@@ -71,7 +76,7 @@ impl Images {
                 )
             })?;
         }
-        layers.insert(number, Layer { range, users: 0 });
+        layers.insert(number, Layer { range, users: 0, mounted: false });
         Ok(())
     }
 
@@ -81,7 +86,7 @@ impl Images {
     /// If it is not there or in use.
     pub(crate) fn detach(&self, number: u32) -> Result<(), AgentError> {
         let mut layers = self.layers.borrow_mut();
-        let layer = layers.get(&number).ok_or_else(|| {
+        let layer = layers.get_mut(&number).ok_or_else(|| {
             refused(ErrorReason::NotFound, format!("no partition {number} is attached"))
         })?;
         if layer.users > 0 {
@@ -91,6 +96,13 @@ impl Images {
             ));
         }
         if let Some(LayerSource::Disk(disk)) = &self.source {
+            if layer.mounted {
+                let at = self.mounts.join(number.to_string());
+                unmount(&at, UnmountFlags::empty()).map_err(|error| {
+                    refused(ErrorReason::Internal, format!("unmount {}: {error}", at.display()))
+                })?;
+                layer.mounted = false;
+            }
             partition::remove(disk, number).map_err(|error| {
                 refused(
                     ErrorReason::Internal,
@@ -129,8 +141,9 @@ impl Images {
             Some(LayerSource::Directory(directory)) => directory.join(number.to_string()),
             Some(LayerSource::Disk(disk)) => {
                 let path = self.mounts.join(number.to_string());
-                if layer.users == 0 {
+                if !layer.mounted {
                     mount_layer(&partition::device(disk, number), &path)?;
+                    layer.mounted = true;
                 }
                 path
             }
@@ -139,14 +152,12 @@ impl Images {
         Ok(path)
     }
 
-    /// Gives layers back; the last user's unmounts.
+    /// Gives layers back.
     pub(crate) fn release(&self, numbers: &[u32]) {
         let mut layers = self.layers.borrow_mut();
         for number in numbers {
-            let Some(layer) = layers.get_mut(number) else { continue };
-            layer.users = layer.users.saturating_sub(1);
-            if layer.users == 0 && matches!(self.source, Some(LayerSource::Disk(_))) {
-                let _ = unmount(self.mounts.join(number.to_string()), UnmountFlags::DETACH);
+            if let Some(layer) = layers.get_mut(number) {
+                layer.users = layer.users.saturating_sub(1);
             }
         }
     }

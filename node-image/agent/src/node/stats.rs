@@ -22,7 +22,7 @@ pub(crate) fn collect(pods: &Pods<NodeRuntime>, runtime: &NodeRuntime) -> NodeSt
         uptime_ns: uptime_ns(),
         cpu_ns: cpu_ns(),
         memory: meminfo("MemTotal:").saturating_sub(meminfo("MemAvailable:")),
-        agent_rss: resident(),
+        agent_rss: resident() + runtime.helpers.waiting().map_or(0, private),
         scratch_used,
         scratch_total,
         pods: by_pod.into_iter().map(|(uid, containers)| PodStats { uid, containers }).collect(),
@@ -53,11 +53,26 @@ fn cpu_ns() -> u64 {
     ticks * 10_000_000
 }
 
+/// The agent's own memory.
 fn resident() -> u64 {
-    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 =
-        text.split_ascii_whitespace().nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
+    memory("self").0
+}
+
+/// What a helper has that it does not share with the agent, whose program it is.
+fn private(helper: i32) -> u64 {
+    let (resident, shared) = memory(&helper.to_string());
+    resident.saturating_sub(shared)
+}
+
+/// A process's resident memory and what of it are files' pages, in bytes (proc_pid_statm(5)).
+fn memory(process: &str) -> (u64, u64) {
+    let text = fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
+    let mut fields = text.split_ascii_whitespace().skip(1);
+    let mut bytes = || {
+        let pages: u64 = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
+        pages * rustix::param::page_size() as u64
+    };
+    (bytes(), bytes())
 }
 
 /// Bytes used and in all of the file system at `path`.

@@ -115,8 +115,32 @@ struct AttachAttributes {
     flags: u32,
 }
 
-/// Puts the program on a cgroup. It lasts as long as the cgroup.
-pub(crate) fn restrict_devices(cgroup: &Path) -> io::Result<()> {
+/// The program, as the kernel has checked and compiled it.
+#[derive(Debug)]
+pub(crate) struct DeviceProgram(OwnedFd);
+
+impl DeviceProgram {
+    /// Gives it to the kernel, which takes its time.
+    pub(crate) fn load() -> io::Result<Self> {
+        load_program().map(Self)
+    }
+
+    /// Puts it on a cgroup. It lasts as long as the cgroup.
+    pub(crate) fn attach(&self, cgroup: &Path) -> io::Result<()> {
+        let directory = std::fs::File::open(cgroup)?;
+        let raw = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
+        let attach = AttachAttributes {
+            target: raw(directory.as_raw_fd())?,
+            program: raw(self.0.as_raw_fd())?,
+            attach_type: BPF_CGROUP_DEVICE,
+            flags: 0,
+        };
+        // SAFETY: `attach` is laid out as the kernel's union begins and holds no pointers.
+        unsafe { bpf(BPF_PROG_ATTACH, &attach) }.map(|_| ())
+    }
+}
+
+fn load_program() -> io::Result<OwnedFd> {
     let code = program();
     let load = LoadAttributes {
         prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -132,17 +156,7 @@ pub(crate) fn restrict_devices(cgroup: &Path) -> io::Result<()> {
     // SAFETY: `load` is laid out as the kernel's union begins, and its pointers outlive the call.
     let program = unsafe { bpf(BPF_PROG_LOAD, &load) }?;
     // SAFETY: the kernel just returned this descriptor; nobody else owns it.
-    let program = unsafe { OwnedFd::from_raw_fd(program) };
-    let directory = std::fs::File::open(cgroup)?;
-    let raw = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
-    let attach = AttachAttributes {
-        target: raw(directory.as_raw_fd())?,
-        program: raw(program.as_raw_fd())?,
-        attach_type: BPF_CGROUP_DEVICE,
-        flags: 0,
-    };
-    // SAFETY: `attach` is laid out as the kernel's union begins and holds no pointers.
-    unsafe { bpf(BPF_PROG_ATTACH, &attach) }.map(|_| ())
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
 }
 
 /// bpf(2).

@@ -1,7 +1,7 @@
 //! The [`Runtime`] of a node: namespaces, overlays, cgroups, and containers by the helper.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     collections::BTreeMap,
     fs, io,
     os::unix::fs::PermissionsExt as _,
@@ -22,11 +22,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::{
-    Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError, action, bpf, capabilities,
+    Exit, ExitFuture, Instance, PodContext, Runtime, RuntimeError, action,
+    bpf::DeviceProgram,
+    capabilities,
     cgroup::Cgroup,
     children::{Child, Children},
     failed,
-    helper::{self, HelperRequest, Verb},
+    helper::{HelperRequest, Helpers, Verb},
     hostname,
     pod_files::Directories,
     rootfs,
@@ -44,7 +46,7 @@ use crate::{
         env,
         resources::{self, CgroupLimits, QosClass},
     },
-    streams::{Console, ContainerIo, ProcessIo, collect},
+    streams::{Console, ContainerIo, ProcessIo, collect, null},
 };
 
 /// The longest termination message, in bytes, as Kubernetes has it.
@@ -79,8 +81,11 @@ pub(crate) struct NodeRuntime {
     pub(crate) directories: Directories,
     pub(crate) images: Rc<Images>,
     pub(crate) children: Rc<Children>,
+    pub(crate) helpers: Rc<Helpers>,
     pub(crate) identity: Rc<Identity>,
     containers: RefCell<BTreeMap<String, Record>>,
+    /// Made for the first container that needs it.
+    devices: OnceCell<DeviceProgram>,
 }
 
 impl NodeRuntime {
@@ -90,7 +95,16 @@ impl NodeRuntime {
         children: Rc<Children>,
         identity: Rc<Identity>,
     ) -> Self {
-        Self { directories, images, children, identity, containers: RefCell::default() }
+        let helpers = Rc::new(Helpers::new(Rc::clone(&children)));
+        Self {
+            directories,
+            images,
+            children,
+            helpers,
+            identity,
+            containers: RefCell::default(),
+            devices: OnceCell::new(),
+        }
     }
 
     fn sandbox(&self, pod: &PodContext) -> Sandbox {
@@ -178,16 +192,16 @@ impl NodeRuntime {
             filtered,
         };
         let birth = self.children.expect();
-        let null = std::process::Stdio::null;
         let (io, pid) = match console {
             Some(console) => {
-                let started = helper::run(&request, directory, [null(), null(), null()]).await;
+                let none = || null().map_err(failed("open /dev/null"));
+                let started = self.helpers.run(&request, [none()?, none()?, none()?]).await;
                 let pid = started.map_err(RuntimeError::Start)?;
                 (console.receive(stdin).map_err(failed("receive the terminal"))?, pid)
             }
             None => {
                 let (io, ends) = ProcessIo::pipes(stdin).map_err(failed("make pipes"))?;
-                let started = helper::run(&request, directory, ends).await;
+                let started = self.helpers.run(&request, ends).await;
                 (io, started.map_err(RuntimeError::Start)?)
             }
         };
@@ -328,7 +342,7 @@ impl NodeRuntime {
             .create_leaf(CgroupLimits::of_container(container))
             .map_err(failed("make the container's cgroup"))?;
         if context.privileged != Some(true) {
-            bpf::restrict_devices(cgroup.path()).map_err(failed("restrict devices"))?;
+            self.restrict_devices(cgroup).map_err(failed("restrict devices"))?;
         }
         let sandbox = self.sandbox(pod);
         let mut namespaces = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")]
@@ -363,6 +377,17 @@ impl NodeRuntime {
         let specification = spec::container(&input, process).to_string();
         fs::write(record.bundle.join("config.json"), specification)
             .map_err(failed("write the specification"))
+    }
+
+    fn restrict_devices(&self, cgroup: &Cgroup) -> io::Result<()> {
+        let program = match self.devices.get() {
+            Some(program) => program,
+            None => {
+                let program = DeviceProgram::load()?;
+                self.devices.get_or_init(|| program)
+            }
+        };
+        program.attach(cgroup.path())
     }
 
     /// Takes down what [`NodeRuntime::bundle`] made.

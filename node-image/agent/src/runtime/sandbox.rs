@@ -17,7 +17,11 @@ use std::{
 use bulkhead_agent_protocol::pod::Sysctl;
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
-    Handle, LinkUnspec, LinkVeth, RouteMessageBuilder, packet_route::route::RouteScope,
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        link::{InfoData, InfoKind, InfoVeth},
+        route::RouteScope,
+    },
 };
 use rustix::{
     mount::{UnmountFlags, mount_bind, unmount},
@@ -130,12 +134,17 @@ impl Sandbox {
         let step = |what| move |error| SandboxError::Netlink(what, error);
         handle.link().set(up(lo)).execute().await.map_err(step("set lo up"))?;
         let Some(ip) = ip else { return Ok(()) };
-        let pair = LinkVeth::new("eth0", &self.interface).mtu(self.mtu).build();
+        // The node's end is made where it belongs: to move it would take the kernel longer.
+        let outside = LinkUnspec::new_with_name(&self.interface)
+            .setns_by_fd(node.as_raw_fd())
+            .mtu(self.mtu)
+            .build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(String::from("eth0"))
+            .mtu(self.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(outside)))
+            .build();
         handle.link().add(pair).execute().await.map_err(step("make a veth pair"))?;
-        let peer = index_of(&handle, &self.interface).await?;
-        let away =
-            LinkUnspec::new_with_index(peer).setns_by_fd(node.as_raw_fd()).mtu(self.mtu).build();
-        handle.link().set(away).execute().await.map_err(step("move the veth pair's end"))?;
         let eth0 = index_of(&handle, "eth0").await?;
         let address = handle.address().add(eth0, ip.into(), 32);
         address.execute().await.map_err(step("give eth0 its address"))?;

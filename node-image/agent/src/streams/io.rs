@@ -7,7 +7,6 @@ use std::{
         unix::net::UnixListener,
     },
     path::{Path, PathBuf},
-    process::Stdio,
     rc::Rc,
 };
 
@@ -24,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) struct AsyncFile(AsyncFd<OwnedFd>);
 
 impl AsyncFile {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         // SAFETY: the descriptor is owned by the `AsyncFd` alone and never exchanged.
         Ok(Self(unsafe { AsyncFd::register(fd) }?))
@@ -74,21 +73,21 @@ pub(crate) struct ProcessIo {
 
 impl ProcessIo {
     /// Pipes, and their other ends for the process.
-    pub(crate) fn pipes(stdin: bool) -> io::Result<(Self, [Stdio; 3])> {
+    pub(crate) fn pipes(stdin: bool) -> io::Result<(Self, [OwnedFd; 3])> {
         let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stdin, stdin_end) = if stdin {
             let (end, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
-            (Some(Rc::new(AsyncFile::new(stdin)?)), Stdio::from(end))
+            (Some(Rc::new(AsyncFile::new(stdin)?)), end)
         } else {
-            (None, Stdio::null())
+            (None, null()?)
         };
         let io = Self {
             stdin,
             stdout: Rc::new(AsyncFile::new(stdout)?),
             stderr: Some(Rc::new(AsyncFile::new(stderr)?)),
         };
-        Ok((io, [stdin_end, stdout_end.into(), stderr_end.into()]))
+        Ok((io, [stdin_end, stdout_end, stderr_end]))
     }
 
     /// A terminal's master.
@@ -96,6 +95,12 @@ impl ProcessIo {
         let master = Rc::new(AsyncFile::new(master)?);
         Ok(Self { stdin: stdin.then(|| Rc::clone(&master)), stdout: master, stderr: None })
     }
+}
+
+/// `/dev/null`, to read and to write.
+pub(crate) fn null() -> io::Result<OwnedFd> {
+    let file = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    Ok(file.into())
 }
 
 /// Where the runtime sends the master of a terminal that it made in the container

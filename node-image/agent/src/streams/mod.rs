@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use tokio::sync::broadcast;
 
-pub(crate) use io::{AsyncFile, Console, ProcessIo};
+pub(crate) use io::{AsyncFile, Console, ProcessIo, null};
 pub(crate) use session::{attach, collect, exec, forward};
 
 use crate::logs::Stream;
