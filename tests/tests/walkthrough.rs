@@ -177,12 +177,12 @@ fn a_beginner_finds_everything_where_the_tutorials_say() {
     outcome("get namespace shop").refused(&["NotFound"]);
 }
 
-/// Clients that speak SPDY: of long ago, and of today where no WebSocket gets through.
+/// Clients that speak SPDY, of long ago or where no WebSocket gets through, and an older one that does not.
 #[test]
 #[ignore = "needs KVM: run by ci/test-vms"]
-fn older_clients_stream_over_spdy() {
+fn older_clients_stream() {
     let home = Home::new();
-    let cluster = home.cluster("spdy", 1);
+    let cluster = home.cluster("older", 1);
     cluster.load_busybox();
     let newest = cluster.kubectl();
     newest.apply(&serde_json::json!({
@@ -207,7 +207,8 @@ fn older_clients_stream_over_spdy() {
             .with("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
             .with("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")
     };
-    for kubectl in [cluster.kubectl().version("1.20"), without_websockets().version("1.33")] {
+    let of = |version| cluster.kubectl().version(version);
+    for kubectl in [of("1.20"), without_websockets().version("1.33"), of("1.33")] {
         let script = "echo out; echo err >&2; exit 42";
         let ended = kubectl.run(&["exec", "web", "--", "sh", "-c", script]);
         assert_eq!((ended.code, ended.stdout.as_str()), (42, "out\n"), "{ended}");
