@@ -124,7 +124,7 @@ async fn serve(options: Options, pid1: bool) -> anyhow::Result<()> {
         Rc::clone(&children),
         Rc::default(),
     ));
-    runtime.helpers.replenish();
+    runtime.helpers.begin();
     let agent = Rc::new(Agent { pods: Pods::new(Rc::clone(&runtime)), runtime, pid1 });
     let mut child_ended = signal(SignalKind::child()).context("listen to SIGCHLD")?;
     if pid1 {

@@ -49,6 +49,9 @@ const MAX_MESSAGE: usize = 64 << 10;
 /// How long after one was used the next helper is started: what the first one started comes first.
 const REPLENISH: Duration = Duration::from_millis(500);
 
+/// How long after the agent the first helper is started: the node's own start comes first.
+const FIRST: Duration = Duration::from_secs(2);
+
 /// What a helper is asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Verb {
@@ -93,11 +96,16 @@ impl Helpers {
         Self { children, spare: RefCell::default() }
     }
 
-    /// Has a helper wait, soon.
-    pub(crate) fn replenish(self: &Rc<Self>) {
+    /// Has a helper wait once the agent has started.
+    pub(crate) fn begin(self: &Rc<Self>) {
+        self.replenish(FIRST);
+    }
+
+    /// Has a helper wait `after` a while.
+    fn replenish(self: &Rc<Self>, after: Duration) {
         let this = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(REPLENISH).await;
+            tokio::time::sleep(after).await;
             if this.spare.borrow().is_none() {
                 // Who needs one starts it, and tells why that fails.
                 *this.spare.borrow_mut() = Helper::start(&this.children).ok();
@@ -123,7 +131,7 @@ impl Helpers {
         let failed = |error: io::Error| format!("the runtime helper: {error}");
         let bytes = serde_json::to_vec(request).map_err(|error| error.to_string())?;
         let spare = self.spare.borrow_mut().take();
-        self.replenish();
+        self.replenish(REPLENISH);
         // One that waited may have been killed, for memory say.
         let ready = spare.filter(|helper| helper.ask(&bytes, &stdio).is_ok());
         let helper = match ready {
