@@ -87,8 +87,11 @@ pub(crate) async fn ended_pods(informers: Arc<Informers>, most: usize) {
                     pods = all.iter().filter_map(ended).collect();
                 }
                 Told::One(Change::Present(pod)) => {
-                    if let Some(ended) = Ended::of(&pod) {
-                        pods.insert(object::key(&pod), ended);
+                    let key = object::key(&pod);
+                    // What waits for its finalizers by now is not to be deleted again.
+                    match Ended::of(&pod) {
+                        Some(ended) => drop(pods.insert(key, ended)),
+                        None => drop(pods.remove(&key)),
                     }
                 }
                 Told::One(Change::Gone(pod)) => {

@@ -193,6 +193,7 @@ fn annotations(endpoints: &Value) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::slices::SERVICE;
     use super::*;
 
     fn endpoints() -> Value {
@@ -218,9 +219,6 @@ mod tests {
         };
         slices.into_iter().enumerate().map(name).collect()
     }
-
-    /// The label of a slice with its Service's name.
-    const SERVICE: &str = "kubernetes.io/service-name";
 
     #[test]
     fn every_address_is_in_a_slice_of_its_type_and_ports() {

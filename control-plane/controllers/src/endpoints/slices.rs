@@ -15,7 +15,7 @@ use crate::context::controller_reference;
 /// A slice holds at most so many endpoints.
 const FULL: usize = 100;
 /// The label of a slice with its Service's name.
-const SERVICE: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 /// The label of a slice that says who keeps it.
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
