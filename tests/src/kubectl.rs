@@ -1,13 +1,24 @@
 //! kubectl, with a cluster's kubeconfig.
 
-use std::io::{BufReader, Write};
+use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tokio::time::timeout;
 
+use crate::api::{Client, Target};
+use crate::shell::Shell;
 use crate::{Outcome, setting, until};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// How long what is asked of a pod may take.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// A kubectl bound to one cluster.
 pub struct Kubectl {
@@ -15,11 +26,14 @@ pub struct Kubectl {
     kubeconfig: PathBuf,
     /// What it finds in its environment besides.
     settings: Vec<(&'static str, &'static str)>,
+    /// By namespace and pod.
+    shells: Mutex<HashMap<(String, String), Shell>>,
 }
 
 impl Kubectl {
     pub(crate) fn new(kubeconfig: PathBuf) -> Self {
-        Self { binary: setting("BULKHEAD_KUBECTL"), kubeconfig, settings: Vec::new() }
+        let (binary, settings) = (setting("BULKHEAD_KUBECTL"), Vec::new());
+        Self { binary, kubeconfig, settings, shells: Mutex::default() }
     }
 
     /// It in another version (`1.20`).
@@ -51,9 +65,29 @@ impl Kubectl {
         Outcome::of(&mut self.command(args))
     }
 
-    /// Runs a shell script in a pod's container.
+    /// Runs a shell script in a pod's container. All of a pod's scripts are given to one `kubectl exec`
+    /// that stays: to start it takes longer than most of them.
+    ///
+    /// # Panics
+    /// If kubectl cannot be started.
     pub fn sh(&self, pod: &str, script: &str) -> Outcome {
-        self.run(&["exec", pod, "--", "sh", "-c", script])
+        self.sh_in("default", pod, script)
+    }
+
+    /// As [`Kubectl::sh`], in a pod of a namespace.
+    ///
+    /// # Panics
+    /// If kubectl cannot be started.
+    pub fn sh_in(&self, namespace: &str, pod: &str, script: &str) -> Outcome {
+        let place = (namespace.to_owned(), pod.to_owned());
+        let mut kept = self.shells.lock().unwrap().remove(&place);
+        drop(kept.take_if(|shell| !shell.is_open()));
+        let mut shell = kept.unwrap_or_else(|| {
+            Shell::start(self.command(&["exec", "-n", namespace, "-i", pod, "--", "sh"]))
+        });
+        let outcome = shell.run(script);
+        self.shells.lock().unwrap().insert(place, shell);
+        outcome
     }
 
     /// `kubectl apply -f -` of one object.
@@ -63,6 +97,15 @@ impl Kubectl {
     #[track_caller]
     pub fn apply(&self, object: &Value) {
         self.apply_text(&object.to_string());
+    }
+
+    /// `kubectl apply -f -` of several objects at once.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn apply_all(&self, objects: &[Value]) {
+        self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}));
     }
 
     /// `kubectl apply -f -` of a manifest.
@@ -92,7 +135,11 @@ impl Kubectl {
     #[must_use]
     #[track_caller]
     pub fn pod(&self, name: &str) -> Value {
-        self.run(&["get", "pod", name, "-o", "json"]).json()
+        let pod = self.api(LIMIT, async |mut client| {
+            let pod = client.get(&format!("{PODS}/{name}")).await?;
+            Ok(serde_json::from_slice(&pod)?)
+        });
+        pod.unwrap_or_else(|error| panic!("pod {name}: {error:#}"))
     }
 
     /// Waits until `accept` likes the pod, and gives it.
@@ -101,42 +148,45 @@ impl Kubectl {
     /// If it does not within a minute and a half.
     #[track_caller]
     pub fn wait_pod(&self, name: &str, what: &str, accept: impl Fn(&Value) -> bool) -> Value {
-        const LIMIT: Duration = Duration::from_secs(90);
         let deadline = Instant::now() + LIMIT;
         until(&format!("pod {name} {what}"), LIMIT, || {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.watch_pod(name, left, &accept)
+            self.watch_pod(name, left, &accept).map_err(|error| format!("{error:#}"))
         })
     }
 
-    /// As [`Kubectl::wait_pod`], while one kubectl tells of every change: to start one for each look would
-    /// take the processor from what is waited for. It ends at once if there is no such pod.
+    /// As [`Kubectl::wait_pod`], of every change that a watch tells of.
     fn watch_pod(
         &self,
         name: &str,
         limit: Duration,
         accept: impl Fn(&Value) -> bool,
-    ) -> Result<Value, String> {
-        let limit = format!("--request-timeout={}s", limit.as_secs() + 1);
-        let mut watch = self
-            .command(&["get", "pod", name, "-o", "json", "--watch", &limit])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pods = BufReader::new(watch.stdout.take().unwrap());
-        let pods = serde_json::Deserializer::from_reader(pods).into_iter();
+    ) -> anyhow::Result<Value> {
         let mut last = Value::Null;
-        for pod in pods.map_while(Result::<Value, _>::ok) {
-            if accept(&pod) {
-                watch.kill().unwrap();
-                watch.wait().unwrap();
-                return Ok(pod);
+        let path = format!("{PODS}?watch=1&fieldSelector=metadata.name%3D{name}");
+        let found = self.api(limit, async |client| {
+            let mut watch = client.watch(&path).await?;
+            loop {
+                let mut event: Value = serde_json::from_slice(&watch.next().await?)?;
+                last = event["object"].take();
+                if accept(&last) {
+                    return Ok(last.take());
+                }
             }
-            last = pod;
-        }
-        let said = watch.wait_with_output().unwrap().stderr;
-        Err(format!("{:#}\n{}", last["status"], String::from_utf8_lossy(&said)))
+        });
+        found.with_context(|| format!("{:#}", last["status"]))
+    }
+
+    /// Speaks with the API server, no longer than `limit`.
+    fn api<T>(
+        &self,
+        limit: Duration,
+        speak: impl AsyncFnOnce(Client) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let target = Target::of_kubeconfig(&std::fs::read_to_string(&self.kubeconfig)?)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let spoken = async { speak(target.connect().await?).await };
+        runtime.block_on(async { timeout(limit, spoken).await? })
     }
 
     /// Waits for a phase.

@@ -5,6 +5,10 @@
 //! kubeconfig that it gives, through kubectl. They look at the host (processes, network
 //! namespaces, files) only to see that nothing is left there. Nothing of the project is linked in.
 //!
+//! To start a kubectl takes an emulated processor a second, so it is not started for what is none of its
+//! user's business: what becomes of a pod while a test waits is asked of the API server itself ([`api`]),
+//! and the scripts that a test runs in a pod ([`Kubectl::sh`]) share one `kubectl exec`.
+//!
 //! They need a usable KVM and root, so they carry `#[ignore]`; `ci/test-vms` runs them, inside an
 //! emulated host where the machine itself has no usable KVM. The environment names what they use
 //! (`ci/in-kvm-host` sets it):
@@ -21,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod home;
 pub mod image;
 pub mod initrd;
@@ -30,6 +35,7 @@ pub mod output;
 pub mod pod;
 pub mod port_forward;
 pub mod registry;
+mod shell;
 pub mod terminal;
 pub mod wait;
 

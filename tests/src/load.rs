@@ -13,7 +13,8 @@ use crate::until;
 /// How long one request may take: the loss of a connection's first packet costs a second or three.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a client rests between requests: it is to meet every moment, not to use up the machine.
+/// The least time that a client rests between requests. Where an answer takes longer it rests as long as
+/// that: it is to meet every moment, not to use up the machine.
 const REST: Duration = Duration::from_millis(100);
 
 /// Clients that ask at the same time.
@@ -52,11 +53,12 @@ impl Load {
             let (record, host, page) = (Arc::clone(&record), host.to_owned(), page.to_owned());
             std::thread::spawn(move || {
                 while !record.ended.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
                     match request(address, &host, &page) {
                         Ok(()) => drop(record.answered.fetch_add(1, Ordering::Relaxed)),
                         Err(failure) => record.failures.lock().unwrap().push(failure),
                     }
-                    std::thread::sleep(REST);
+                    std::thread::sleep(asked.elapsed().clamp(REST, PATIENCE));
                 }
             })
         };

@@ -1,6 +1,7 @@
 //! What a command did, and assertions about it that show all of it when they fail.
 
-use std::process::{Command, Output};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitStatus, Output};
 
 use serde_json::Value;
 
@@ -38,14 +39,13 @@ impl Outcome {
     }
 
     fn from_output(command: &str, output: &Output) -> Self {
-        use std::os::unix::process::ExitStatusExt;
-        let status = output.status;
-        Self {
-            command: command.to_owned(),
-            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Self::ended(command, code(output.status), &output.stdout, &output.stderr)
+    }
+
+    /// Of a command that ended with `code`.
+    pub(crate) fn ended(command: &str, code: i32, stdout: &[u8], stderr: &[u8]) -> Self {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Self { command: command.to_owned(), code, stdout: text(stdout), stderr: text(stderr) }
     }
 
     /// Asserts success, and gives standard output.
@@ -85,6 +85,11 @@ impl Outcome {
             assert!(line.contains(word), "no {word:?} in {line:?}: {self}");
         }
     }
+}
+
+/// An exit status as shells count it.
+pub(crate) fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 impl std::fmt::Display for Outcome {

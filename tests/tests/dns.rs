@@ -51,7 +51,7 @@ impl Drop for World {
 /// What a pod looks a name up to be. It has busybox's `nslookup`, which takes the server from
 /// `resolv.conf`, and its search list for names without a dot; it fails if any of those has none.
 fn resolve(kubectl: &Kubectl, name: &str) -> Result<Vec<String>, String> {
-    let outcome = kubectl.run(&["exec", "client", "--", "nslookup", "-type=a", name]);
+    let outcome = kubectl.sh("client", &format!("nslookup -type=a {name}"));
     let addresses = outcome.stdout.lines().filter_map(|line| line.strip_prefix("Address:"));
     // The server's is there as well, with its port.
     let found: Vec<String> =
@@ -72,8 +72,7 @@ fn finds(kubectl: &Kubectl, name: &str, addresses: &[&str]) {
 #[track_caller]
 fn digs(kubectl: &Kubectl, query: &[&str], answers: &[&str]) {
     until(&format!("dig {query:?} says {answers:?}"), LIMIT, || {
-        let arguments = [&["exec", "client", "--", "dig", "+short"], query].concat();
-        let outcome = kubectl.run(&arguments);
+        let outcome = kubectl.sh("client", &format!("dig +short {}", query.join(" ")));
         let mut found: Vec<&str> = outcome.stdout.lines().collect();
         found.sort_unstable();
         if found == answers { Ok(()) } else { Err(outcome.to_string()) }
@@ -94,11 +93,11 @@ fn pods_find_services_each_other_and_the_world() {
     cluster.load_busybox();
     cluster.load_image("dnsutils");
     let kubectl = cluster.kubectl();
-    kubectl.apply(&json!({
+    let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"},
         "spec": {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"name": "sql", "port": 5432}]},
-    }));
-    kubectl.apply(&json!({
+    });
+    let pods = json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
         "spec": {
             "serviceName": "db", "replicas": 2, "podManagementPolicy": "Parallel",
@@ -108,15 +107,16 @@ fn pods_find_services_each_other_and_the_world() {
                 "spec": {"terminationGracePeriodSeconds": 0, "containers": [container("busybox")]},
             },
         },
-    }));
-    kubectl.apply(&json!({
+    });
+    let client = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [container("dnsutils")]},
-    }));
-    kubectl.apply(&json!({
+    });
+    let elsewhere = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "elsewhere"},
         "spec": {"type": "ExternalName", "externalName": "www.example.test"},
-    }));
+    });
+    kubectl.apply_all(&[service, pods, client, elsewhere]);
     kubectl.wait_phase("client", "Running");
     let ip = |pod: &str| {
         kubectl.wait_phase(pod, "Running")["status"]["podIP"].as_str().unwrap().to_owned()

@@ -100,9 +100,7 @@ fn a_web_application_is_served_where_the_cluster_says() {
     let cluster = home.cluster("front", 2);
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
-    for object in [deployment(2), service(), ingress()] {
-        kubectl.apply(&object);
-    }
+    kubectl.apply_all(&[deployment(2), service(), ingress()]);
     let status = home.run(&["cluster", "status", "front", "-o", "json"]).json();
     let (http, https) = (&status["ingress"]["http"], &status["ingress"]["https"]);
     let plain = format!("http://web.example.com:{http}/");

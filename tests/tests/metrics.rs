@@ -27,8 +27,10 @@ fn top_tells_the_busy_from_the_idle() {
     let cluster = home.cluster("top", 1);
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
-    kubectl.apply(&pod("busy", "busybox", "while :; do :; done"));
-    kubectl.apply(&pod("idle", "busybox", "exec sleep 1000"));
+    kubectl.apply_all(&[
+        pod("busy", "busybox", "while :; do :; done"),
+        pod("idle", "busybox", "exec sleep 1000"),
+    ]);
     for name in ["busy", "idle"] {
         kubectl.wait_phase(name, "Running");
     }

@@ -92,12 +92,14 @@ fn pods_services_and_the_world_reach_each_other() {
     let cluster = home.cluster("net", 2);
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
-    kubectl.apply(&pod("a", "net-1", 8080, json!({})));
-    kubectl.apply(&pod("b", "net-1", 8080, json!({})));
     let mut open = pod("c", "net-2", 8080, json!({}));
     open["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080, "hostPort": 8082}]);
-    kubectl.apply(&open);
-    kubectl.apply(&pod("host", "net-2", 8081, json!({"hostNetwork": true})));
+    kubectl.apply_all(&[
+        pod("a", "net-1", 8080, json!({})),
+        pod("b", "net-1", 8080, json!({})),
+        open,
+        pod("host", "net-2", 8081, json!({"hostNetwork": true})),
+    ]);
     let [a, b, c, node] = ["a", "b", "c", "host"].map(|name| ip_of(&kubectl, name));
     let host = kubectl.pod("host");
     assert_eq!(host["status"]["hostIP"], node.as_str(), "{host:#}");
@@ -194,10 +196,12 @@ fn root_in_a_node_loosens_nothing() {
     let kubectl = cluster.kubectl();
     let mut root = pod("root", "jail-1", 8080, json!({"hostNetwork": true}));
     root["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
-    kubectl.apply(&root);
-    kubectl.apply(&pod("own", "jail-1", 8081, json!({})));
-    kubectl.apply(&pod("victim", "jail-2", 8080, json!({})));
-    kubectl.apply(&pod("friend", "jail-2", 8080, json!({})));
+    kubectl.apply_all(&[
+        root,
+        pod("own", "jail-1", 8081, json!({})),
+        pod("victim", "jail-2", 8080, json!({})),
+        pod("friend", "jail-2", 8080, json!({})),
+    ]);
     let [own, victim, friend] = ["own", "victim", "friend"].map(|name| ip_of(&kubectl, name));
     ask(&kubectl, "root", &format!("{victim}:8080"));
     ask(&kubectl, "root", &format!("{friend}:8080"));
@@ -225,10 +229,12 @@ fn root_in_a_node_loosens_nothing() {
     assert_eq!(kubectl.sh("root", &mac).stdout, "", "from another Ethernet address");
 
     // Claims by ARP change nothing.
-    for claimed in [victim.as_str(), "10.88.0.2", "169.254.1.1"] {
-        kubectl.sh("root", &format!("arping -U -c 2 -w 3 -I eth0 {claimed}"));
-        kubectl.sh("root", &format!("arping -A -c 2 -w 3 -I eth0 {claimed}"));
-    }
+    let claim = format!(
+        "for claimed in {victim} 10.88.0.2 169.254.1.1; do
+             for kind in -U -A; do arping $kind -c 2 -w 3 -I eth0 $claimed & done
+         done; wait"
+    );
+    kubectl.sh("root", &claim);
     assert_eq!(run("ip -n bulkhead-jail neigh"), neighbours);
     ask(&kubectl, "root", &format!("{victim}:8080"));
 
@@ -241,13 +247,15 @@ fn root_in_a_node_loosens_nothing() {
         "root",
         "ip route del local 127.0.0.0/8 table local; ip route del local 127.0.0.1 table local",
     );
-    for address in addresses.lines().chain(["169.254.169.254", "10.0.2.2"]) {
-        let script = format!(
-            "ip route replace {address}/32 via 169.254.1.1 dev eth0 onlink
-             nc -w 3 {address} {port} </dev/null && echo reached; true"
-        );
-        assert_eq!(kubectl.sh("root", &script).stdout, "", "{address}");
-    }
+    let addresses: Vec<&str> = addresses.lines().chain(["169.254.169.254", "10.0.2.2"]).collect();
+    let reach = format!(
+        "for address in {}; do
+             ip route replace $address/32 via 169.254.1.1 dev eth0 onlink
+             (nc -w 3 $address {port} </dev/null && echo $address is reached) &
+         done; wait; echo all tried",
+        addresses.join(" ")
+    );
+    assert_eq!(kubectl.sh("root", &reach).stdout, "all tried\n");
     let accepted = listener.accept().map(drop).unwrap_err();
     assert_eq!(accepted.kind(), std::io::ErrorKind::WouldBlock);
 }
@@ -268,15 +276,17 @@ fn policies_decide_who_reaches_whom() {
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
     kubectl.run(&["create", "namespace", "other"]).ok();
-    let labelled = |name: &str, namespace: &str, node: &str, labels: Value, spec: Value| {
-        let mut pod = pod(name, node, 8080, spec);
+    let labelled = |name: &str, namespace: &str, node: &str, labels: Value| {
+        let mut pod = pod(name, node, 8080, json!({}));
         pod["metadata"] = json!({"name": name, "namespace": namespace, "labels": labels});
-        kubectl.apply(&pod);
+        pod
     };
-    labelled("web", "default", "policy-1", json!({"app": "web"}), json!({}));
-    labelled("near", "default", "policy-1", json!({"app": "client"}), json!({}));
-    labelled("far", "default", "policy-2", json!({"app": "client"}), json!({}));
-    labelled("friend", "other", "policy-2", json!({"role": "friend"}), json!({}));
+    kubectl.apply_all(&[
+        labelled("web", "default", "policy-1", json!({"app": "web"})),
+        labelled("near", "default", "policy-1", json!({"app": "client"})),
+        labelled("far", "default", "policy-2", json!({"app": "client"})),
+        labelled("friend", "other", "policy-2", json!({"role": "friend"})),
+    ]);
     let web = ip_of(&kubectl, "web");
     let [near, far] = ["near", "far"].map(|name| ip_of(&kubectl, name));
     let ip = || {
@@ -288,19 +298,8 @@ fn policies_decide_who_reaches_whom() {
 
     let clients = [("default", "near"), ("default", "far"), ("other", "friend")];
     let get = |(namespace, name): (&str, &str), ip: &str| {
-        let url = format!("http://{ip}:8080/cgi-bin/who");
-        kubectl.run(&[
-            "-n",
-            namespace,
-            "exec",
-            name,
-            "--",
-            "timeout",
-            "20",
-            "wget",
-            "-qO-",
-            url.as_str(),
-        ])
+        let script = format!("timeout 20 wget -qO- http://{ip}:8080/cgi-bin/who");
+        kubectl.sh_in(namespace, name, &script)
     };
     // A policy is in force a moment after it is there.
     let reached = |client: (&str, &str), ip: &str| {

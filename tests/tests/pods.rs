@@ -67,7 +67,7 @@ fn a_pod_runs_logs_execs_and_goes() {
         if log == "hello from web\n" { Ok(()) } else { Err(log) }
     });
     assert_eq!(kubectl.run(&["exec", "web", "--", "hostname"]).ok(), "web\n");
-    assert_eq!(kubectl.sh("web", "exit 42").code, 42);
+    assert_eq!(kubectl.run(&["exec", "web", "--", "sh", "-c", "exit 42"]).code, 42);
 
     let table = kubectl.run(&["get", "pods"]).ok();
     assert!(table.contains("1/1") && table.contains("Running"), "{table}");
@@ -84,14 +84,16 @@ fn ends_are_reported_as_they_were() {
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
 
-    kubectl.apply(&pod("good", sh("true"), never()));
-    kubectl.apply(&pod("bad", sh("exit 3"), never()));
     let hungry = json!({
         "command": ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1"],
         "resources": {"limits": {"memory": "16Mi"}},
     });
-    kubectl.apply(&pod("hungry", hungry, never()));
-    kubectl.apply(&pod("again", sh("exit 1"), json!({})));
+    kubectl.apply_all(&[
+        pod("good", sh("true"), never()),
+        pod("bad", sh("exit 3"), never()),
+        pod("hungry", hungry, never()),
+        pod("again", sh("exit 1"), json!({})),
+    ]);
 
     let good = kubectl.wait_phase("good", "Succeeded");
     assert_eq!(terminated(&good)["reason"], "Completed", "{good:#}");
@@ -165,7 +167,7 @@ fn ports_are_forwarded_and_files_copied() {
     // kubectl gives up when nothing listens yet.
     until("the server in the pod listens", Duration::from_secs(60), || {
         let url = "http://127.0.0.1:8080/index.html";
-        let asked = kubectl.run(&["exec", "web", "--", "wget", "-q", "-O", "/dev/null", url]);
+        let asked = kubectl.sh("web", &format!("wget -q -O /dev/null {url}"));
         if asked.code == 0 { Ok(()) } else { Err(asked.stderr) }
     });
     let forward = PortForward::start(&kubectl, "web", 8080);
@@ -208,13 +210,12 @@ fn probes_decide_readiness_and_restarts_and_hooks_run() {
         "readinessProbe": http,
         "lifecycle": {"postStart": {"exec": {"command": ["touch", "/started"]}}},
     });
-    kubectl.apply(&pod("ready", ready, json!({})));
     let alive = json!({
         "command": ["sh", "-c", "touch /alive; trap 'exit 0' TERM; while :; do sleep 1; done"],
         "livenessProbe": {"exec": {"command": ["cat", "/alive"]}, "periodSeconds": 1,
             "timeoutSeconds": 5, "failureThreshold": 2},
     });
-    kubectl.apply(&pod("alive", alive, json!({})));
+    kubectl.apply_all(&[pod("ready", ready, json!({})), pod("alive", alive, json!({}))]);
 
     let status = |pod: &Value| pod["status"]["containerStatuses"][0].clone();
     let ready = kubectl.wait_pod("ready", "has started", |pod| status(pod)["started"] == true);
@@ -222,12 +223,12 @@ fn probes_decide_readiness_and_restarts_and_hooks_run() {
     let script = "test -e /started && echo up > /www/up";
     kubectl.sh("ready", script).ok();
     kubectl.wait_pod("ready", "is ready", |pod| status(pod)["ready"] == true);
-    kubectl.run(&["exec", "ready", "--", "rm", "/www/up"]).ok();
+    kubectl.sh("ready", "rm /www/up").ok();
     let ready = kubectl.wait_pod("ready", "is not", |pod| status(pod)["ready"] == false);
     assert_eq!(status(&ready)["restartCount"], 0, "{ready:#}");
 
     kubectl.wait_phase("alive", "Running");
-    kubectl.run(&["exec", "alive", "--", "rm", "/alive"]).ok();
+    kubectl.sh("alive", "rm /alive").ok();
     kubectl
         .wait_pod("alive", "is restarted", |pod| status(pod)["restartCount"].as_u64() >= Some(1));
     let events = kubectl.run(&["get", "events"]).ok();
@@ -247,7 +248,7 @@ fn a_silent_command_ends_with_its_client() {
     kubectl.apply(&pod("web", sh("exec sleep 1000"), json!({})));
     kubectl.wait_phase("web", "Running");
     let mut client = kubectl.command(&["exec", "web", "--", "sleep", "1234"]).spawn().unwrap();
-    let processes = || kubectl.run(&["exec", "web", "--", "ps", "-o", "args"]).ok();
+    let processes = || kubectl.sh("web", "ps -o args").ok();
     until("the command runs", Duration::from_secs(60), || {
         let all = processes();
         if all.contains("sleep 1234") { Ok(()) } else { Err(all) }

@@ -32,19 +32,18 @@ fn a_seccomp_profile_is_the_containers_or_its_pods() {
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
     let profile = |kind: &str| json!({"seccompProfile": {"type": kind}});
-    kubectl.apply(&pod("none", json!({}), json!([])));
     let mut of_pod = pod("of-pod", json!({}), json!([]));
     of_pod["spec"]["securityContext"] = profile("RuntimeDefault");
-    kubectl.apply(&of_pod);
     let mut own = pod("own", json!({"securityContext": profile("Unconfined")}), json!([]));
     own["spec"]["securityContext"] = profile("RuntimeDefault");
-    kubectl.apply(&own);
-    kubectl.apply(&pod(
-        "local",
-        json!({"securityContext": {
-        "seccompProfile": {"type": "Localhost", "localhostProfile": "strict.json"}}}),
-        json!([]),
-    ));
+    let profile = json!({"type": "Localhost", "localhostProfile": "strict.json"});
+    let local = json!({"securityContext": {"seccompProfile": profile}});
+    kubectl.apply_all(&[
+        pod("none", json!({}), json!([])),
+        of_pod,
+        own,
+        pod("local", local, json!([])),
+    ]);
     for (name, mode) in [("none", "0"), ("of-pod", "2"), ("own", "0")] {
         kubectl.wait_phase(name, "Running");
         let script = "grep Seccomp: /proc/1/status /proc/self/status";
@@ -88,8 +87,7 @@ fn a_pods_token_is_its_accounts_and_ends_with_the_pod() {
     robot["spec"]["serviceAccountName"] = "robot".into();
     kubectl.apply(&robot);
     kubectl.wait_phase("robot", "Running");
-    let read =
-        |file: &str| kubectl.run(&["exec", "robot", "--", "cat", &format!("{at}/{file}")]).ok();
+    let read = |file: &str| kubectl.sh("robot", &format!("cat {at}/{file}")).ok();
     assert_eq!(read("namespace"), "default");
     assert!(read("ca.crt").contains("BEGIN CERTIFICATE"));
 

@@ -48,15 +48,18 @@ fn debians_programs_speak_by_services_and_connections_outlive_the_daemon() {
     let serve = "echo by a proxy >/tmp/said; httpd -p 8000 -h /tmp
          iperf3 -s & socat UDP-LISTEN:7,fork,reuseaddr EXEC:cat &
          exec socat TCP-LISTEN:7,fork,reuseaddr EXEC:cat";
-    kubectl.apply(&tools("server", "traffic-1", serve));
-    kubectl.apply(&json!({
+    let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
         "spec": {"selector": {"app": "server"}, "ports": [
             port("load", "TCP", 5201), port("load-udp", "UDP", 5201),
             port("echo", "TCP", 7), port("echo-udp", "UDP", 7), port("http", "TCP", 8000),
         ]},
-    }));
-    kubectl.apply(&tools("client", "traffic-2", "exec sleep 100000"));
+    });
+    kubectl.apply_all(&[
+        tools("server", "traffic-1", serve),
+        service,
+        tools("client", "traffic-2", "exec sleep 100000"),
+    ]);
     for name in ["server", "client"] {
         kubectl.wait_phase(name, "Running");
     }

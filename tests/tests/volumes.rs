@@ -51,13 +51,12 @@ fn config_maps_and_secrets_are_files_and_variables_and_files_follow_changes() {
     let cluster = home.cluster("volumes", 1);
     cluster.load_busybox();
     let kubectl = cluster.kubectl();
-    kubectl.apply(&settings("red"));
-    kubectl.apply(&json!({
+    let login = json!({
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "login"},
         "stringData": {"password": "hunter2"},
-    }));
+    });
     let container = json!({
         "envFrom": [{"prefix": "CFG_", "configMapRef": {"name": "settings"}}],
         "env": [
@@ -84,7 +83,8 @@ fn config_maps_and_secrets_are_files_and_variables_and_files_follow_changes() {
                 {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
         ]}},
     ]);
-    kubectl.apply(&pod("app", container, json!({ "volumes": volumes })));
+    let app = pod("app", container, json!({ "volumes": volumes }));
+    kubectl.apply_all(&[settings("red"), login, app]);
     kubectl.wait_phase("app", "Running");
 
     assert_eq!(exec(&kubectl, "app", "echo $BOTH $MEMORY"), "red:hunter2 32\n");
@@ -92,7 +92,7 @@ fn config_maps_and_secrets_are_files_and_variables_and_files_follow_changes() {
     assert_eq!(exec(&kubectl, "app", files), "color=red\nhunter2app=\"app\"");
     assert_eq!(exec(&kubectl, "app", "stat -Lc %a /login/password"), "400\n");
     assert_eq!(exec(&kubectl, "app", "readlink /settings/COLOR"), "..data/COLOR\n");
-    let written = kubectl.run(&["exec", "app", "--", "touch", "/settings/x"]);
+    let written = kubectl.sh("app", "touch /settings/x");
     assert!(written.stderr.contains("Read-only file system"), "{}", written.stderr);
 
     kubectl.apply(&settings("blue"));
@@ -112,10 +112,10 @@ fn a_pod_waits_for_what_it_needs_and_says_for_what() {
     let kubectl = cluster.kubectl();
     let volumes = json!([{"name": "settings", "configMap": {"name": "settings"}}]);
     let mounts = json!({"volumeMounts": [{"name": "settings", "mountPath": "/settings"}]});
-    kubectl.apply(&pod("volume", mounts, json!({ "volumes": volumes })));
+    let volume = pod("volume", mounts, json!({ "volumes": volumes }));
     let key = json!({"configMapKeyRef": {"name": "settings", "key": "COLOR"}});
     let env = json!({"env": [{"name": "COLOR", "valueFrom": key}]});
-    kubectl.apply(&pod("variable", env, json!({})));
+    kubectl.apply_all(&[volume, pod("variable", env, json!({}))]);
 
     let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
     let variable = kubectl.wait_pod("variable", "lacks a ConfigMap", |pod| {

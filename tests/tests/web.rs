@@ -112,29 +112,33 @@ spec:
 /// How long things may take that a loaded machine does.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// What the client in the cluster has said of one of its ways: how many answers it got, and what went
+/// The client's ways.
+const WAYS: [&str; 2] = ["name", "port"];
+
+/// What the client in the cluster has said of each of its ways: how many answers it got, and what went
 /// wrong.
-fn client(kubectl: &Kubectl, way: &str) -> (usize, Vec<String>) {
+fn client(kubectl: &Kubectl) -> [(usize, Vec<String>); 2] {
     let log = kubectl.run(&["logs", "client"]).ok();
-    let said = |what: &str| {
-        let prefix = format!("{way} {what} ");
-        log.lines().filter_map(|line| Some(line.strip_prefix(&prefix)?.to_owned())).collect()
-    };
-    let answered: Vec<String> = said("answered");
-    (answered.last().map_or(0, |number| number.parse().unwrap()), said("failed"))
+    WAYS.map(|way| {
+        let said = |what: &str| {
+            let prefix = format!("{way} {what} ");
+            log.lines().filter_map(|line| Some(line.strip_prefix(&prefix)?.to_owned())).collect()
+        };
+        let answered: Vec<String> = said("answered");
+        (answered.last().map_or(0, |number| number.parse().unwrap()), said("failed"))
+    })
 }
 
 /// Waits until everybody has got so many more answers.
 #[track_caller]
 fn all_are_answered(kubectl: &Kubectl, outside: &Load, more: usize) {
-    let enough = ["name", "port"].map(|way| (way, client(kubectl, way).0 + more));
+    let enough = client(kubectl).map(|(answers, _)| answers + more);
     outside.answers(more);
-    for (way, enough) in enough {
-        until(&format!("the client is answered by {way}"), LIMIT, || match client(kubectl, way) {
-            (now, _) if now >= enough => Ok(()),
-            now => Err(format!("{now:?}")),
-        });
-    }
+    until("the client is answered by each way", LIMIT, || {
+        let now = client(kubectl);
+        let answered = now.iter().zip(enough).all(|((answers, _), enough)| *answers >= enough);
+        if answered { Ok(()) } else { Err(format!("{now:?}, not {enough:?}")) }
+    });
 }
 
 #[test]
@@ -152,8 +156,7 @@ fn a_site_answers_through_an_update_and_the_death_of_a_node() {
         kubectl.run(&line.split(' ').collect::<Vec<_>>()).ok()
     };
     let rolled_out = || ok("rollout status deployment/web --timeout=240s");
-    kubectl.apply_text(SITE);
-    kubectl.apply_text(CLIENTS);
+    kubectl.apply_text(&format!("{SITE}---{CLIENTS}"));
     rolled_out();
     let nodes_of = |pods: &str| ok(&format!("get pods {pods} -o jsonpath={{..spec.nodeName}}"));
     let nodes = nodes_of("-l app=web");
@@ -164,8 +167,7 @@ fn a_site_answers_through_an_update_and_the_death_of_a_node() {
     // Who may not ask is refused, be it in the cluster or outside; who may is answered. That curl
     // could not connect, and not that it was left to wait, is its exit code 7.
     kubectl.wait_phase("stranger", "Running");
-    let stranger =
-        kubectl.run(&["exec", "stranger", "--", "curl", "-sS", "-m", "30", "http://web/"]);
+    let stranger = kubectl.sh("stranger", "curl -sS -m 30 http://web/");
     assert_eq!(stranger.code, 7, "{stranger}");
     let curl = |url: &str| {
         Outcome::of(Command::new("curl").args(["-sS", "--fail", "--max-time", "30", url]))
@@ -184,8 +186,8 @@ fn a_site_answers_through_an_update_and_the_death_of_a_node() {
     rolled_out();
     all_are_answered(&kubectl, &outside, 20);
     assert!(outside.failures().is_empty(), "{:#?}", outside.failures());
-    for way in ["name", "port"] {
-        assert_eq!(client(&kubectl, way).1, [""; 0], "by {way}");
+    for (way, (_, failures)) in WAYS.iter().zip(client(&kubectl)) {
+        assert_eq!(failures, [""; 0], "by {way}");
     }
 
     // A node dies that serves.
@@ -208,8 +210,7 @@ fn a_site_answers_through_an_update_and_the_death_of_a_node() {
     let lost = |failure: &Failure| failure.connected && failure.begun < killed;
     let failures = outside.failures();
     assert!(failures.iter().all(lost), "killed at {killed:?}: {failures:#?}");
-    for way in ["name", "port"] {
-        let (_, failures) = client(&kubectl, way);
+    for (way, (_, failures)) in WAYS.iter().zip(client(&kubectl)) {
         // Exit code, status, seconds until it was connected. It has one connection at a time.
         let lost = |line: &String| line.split(' ').nth(2).is_some_and(|time| time != "0.000000");
         assert!(failures.len() <= 1 && failures.iter().all(lost), "by {way}: {failures:?}");

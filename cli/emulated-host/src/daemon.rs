@@ -167,6 +167,7 @@ pub fn start(options: &StartOptions) -> Result<Running, DaemonError> {
         memory_mib: options.memory_mib,
         cpus: options.cpus,
         disk: Some(&disk),
+        disk_lasts: true,
         forwards: &options.forwards,
         sockets: &[port::CONTROL],
         log: Some((port::LOG, SERVICE_LOG)),

@@ -143,6 +143,7 @@ fn spawn(
         memory_mib: options.memory_mib,
         cpus: options.cpus,
         disk,
+        disk_lasts: false,
         forwards: &options.forwards,
         sockets: &PORTS,
         log: None,

@@ -1,13 +1,13 @@
 //! The control plane's figures, over a real API server with real TLS and a real disk, without
 //! microVMs. `make bench-api` prints them.
 
-mod client;
 mod rollout;
 mod server;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bulkhead_tests::api::Watch;
 use serde_json::{Value, json};
 use server::Server;
 use tokio::sync::mpsc;
@@ -183,7 +183,7 @@ async fn watches() -> anyhow::Result<()> {
 
 /// Tells of each pod that it sees appear, and how long ago that was sent: its name says when.
 async fn watch_all(
-    mut watch: client::Watch,
+    mut watch: Watch,
     origin: Instant,
     sender: mpsc::UnboundedSender<(u64, Duration)>,
 ) -> anyhow::Result<()> {

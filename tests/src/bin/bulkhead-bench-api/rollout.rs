@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bulkhead_tests::api::Target;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::client::Target;
 use crate::server::Server;
 use crate::{WRITERS, contains, row};
 

@@ -6,8 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-
-use crate::client::Target;
+use bulkhead_tests::api::Target;
 
 pub(crate) struct Server {
     dir: tempfile::TempDir,

@@ -1,10 +1,12 @@
-//! An HTTPS client of the API server: one connection, requests one after the other.
+//! An HTTPS client of the API server: one connection, requests one after the other. It is for what no
+//! user's client need be there for: to start a kubectl takes a second of an emulated processor.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
@@ -21,25 +23,59 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// How to reach a server, as the admin.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub struct Target {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 }
 
 impl Target {
-    pub(crate) fn new(address: SocketAddr, pki: &Path) -> anyhow::Result<Self> {
+    /// The server at `address` whose `init` made the directory `pki`.
+    ///
+    /// # Errors
+    /// If a file there cannot be read or is not what its name says.
+    pub fn new(address: SocketAddr, pki: &Path) -> anyhow::Result<Self> {
+        let read = |name: &str| std::fs::read(pki.join(name)).with_context(|| name.to_owned());
+        Self::with(address, &read("ca.crt")?, &read("admin.crt")?, &read("admin.key")?)
+    }
+
+    /// What a kubeconfig of one cluster says, as `bulkhead kubeconfig` writes it.
+    ///
+    /// # Errors
+    /// If something is missing there or is not what its name says.
+    pub fn of_kubeconfig(text: &str) -> anyhow::Result<Self> {
+        let value = |key: &str| {
+            let mut pairs = text.lines().filter_map(|line| line.trim().split_once(": "));
+            pairs.find(|(name, _)| *name == key).map(|(_, value)| value).context(key.to_owned())
+        };
+        let data = |key: &str| anyhow::Ok(BASE64_STANDARD.decode(value(key)?)?);
+        let address = value("server")?.strip_prefix("https://").context("not https")?.parse()?;
+        let [ca, certificate, key] =
+            ["certificate-authority-data", "client-certificate-data", "client-key-data"].map(data);
+        Self::with(address, &ca?, &certificate?, &key?)
+    }
+
+    /// All but the address in PEM.
+    fn with(
+        address: SocketAddr,
+        ca: &[u8],
+        certificate: &[u8],
+        key: &[u8],
+    ) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(pki.join("ca.crt"))?)?;
-        let certificate = CertificateDer::from_pem_file(pki.join("admin.crt"))?;
-        let key = PrivateKeyDer::from_pem_file(pki.join("admin.key"))?;
+        roots.add(CertificateDer::from_pem_slice(ca)?)?;
+        let certificate = CertificateDer::from_pem_slice(certificate)?;
         let tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)?;
+            .with_client_auth_cert(vec![certificate], PrivateKeyDer::from_pem_slice(key)?)?;
         Ok(Self { address, tls: Arc::new(tls) })
     }
 
-    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// If the server cannot be reached.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost")?;
@@ -51,7 +87,8 @@ impl Target {
     }
 }
 
-pub(crate) struct Client {
+/// An open connection.
+pub struct Client {
     sender: SendRequest<Full<Bytes>>,
 }
 
@@ -74,25 +111,35 @@ impl Client {
     }
 
     /// Creates `object`.
-    pub(crate) async fn create(&mut self, path: &str, object: &Value) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If the server refuses or the connection breaks.
+    pub async fn create(&mut self, path: &str, object: &Value) -> anyhow::Result<()> {
         let body = self.send("POST", path, serde_json::to_vec(object)?).await?;
         body.collect().await?;
         Ok(())
     }
 
     /// What a path answers.
-    pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<Bytes> {
+    ///
+    /// # Errors
+    /// If the server refuses or the connection breaks.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Bytes> {
         Ok(self.send("GET", path, Vec::new()).await?.collect().await?.to_bytes())
     }
 
     /// Opens a watch.
-    pub(crate) async fn watch(mut self, path: &str) -> anyhow::Result<Watch> {
+    ///
+    /// # Errors
+    /// If the server refuses or the connection breaks.
+    pub async fn watch(mut self, path: &str) -> anyhow::Result<Watch> {
         let body = self.send("GET", path, Vec::new()).await?;
         Ok(Watch { _client: self, body, buffer: Vec::new() })
     }
 }
 
-pub(crate) struct Watch {
+/// A watch under way.
+pub struct Watch {
     _client: Client,
     body: Incoming,
     buffer: Vec<u8>,
@@ -100,7 +147,10 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// The next event's line.
-    pub(crate) async fn next(&mut self) -> anyhow::Result<Vec<u8>> {
+    ///
+    /// # Errors
+    /// If the watch has ended.
+    pub async fn next(&mut self) -> anyhow::Result<Vec<u8>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 return Ok(self.buffer.drain(..=end).collect());
