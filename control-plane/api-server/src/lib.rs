@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::pin::Pin;
+
 pub mod api;
 pub mod auth;
 pub mod backup;
@@ -55,3 +57,7 @@ pub mod status;
 pub mod storage;
 pub mod tls;
 pub mod validation;
+
+/// What the program waits for. The compiler makes the code of an `async fn` where it is polled: without
+/// the box that would be all of this crate's once more, in the program.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

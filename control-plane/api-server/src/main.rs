@@ -196,8 +196,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Backup { dir, about, storage } => {
             let storage = Storage::new(&storage, &dir)?;
-            let out = std::io::BufWriter::new(std::io::stdout().lock());
-            runtime()?.block_on(backup::backup(&dir, &storage, &about, out))?;
+            let mut out = std::io::BufWriter::new(std::io::stdout());
+            runtime()?.block_on(backup::backup(&dir, &storage, &about, &mut out))?;
             Ok(())
         }
         Command::InspectBackup { file } => {
@@ -279,14 +279,13 @@ async fn serve(options: Options, ready_fd: Option<RawFd>) -> anyhow::Result<()> 
             .with_context(|| format!("--ready-fd {fd}"))?;
     }
     let reloads = tokio::spawn(reload(server.secrets(), signal(SignalKind::hangup())?));
-    server
-        .run(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-        .await;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server.run(Box::pin(stop)).await;
     reloads.abort();
     Ok(())
 }

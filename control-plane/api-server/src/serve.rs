@@ -29,7 +29,7 @@ use crate::proxy::Proxy;
 use crate::status::Status;
 use crate::storage::{Storage, StorageError};
 use crate::tls::{self, TlsError};
-use crate::{first_objects, kinds};
+use crate::{Boxed, first_objects, kinds};
 
 /// The server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,11 @@ impl Server {
     ///
     /// # Errors
     /// If that is not possible; the message says what to do.
-    pub async fn open(options: Options) -> Result<Self, ServeError> {
+    pub fn open(options: Options) -> Boxed<'static, Result<Self, ServeError>> {
+        Box::pin(Self::start(options))
+    }
+
+    async fn start(options: Options) -> Result<Self, ServeError> {
         let Options {
             dir,
             storage,
@@ -266,7 +270,11 @@ impl Server {
 
     /// Serves until `stop` is done. Requests under way are dropped then: what was acknowledged is
     /// stored, and clients repeat the rest.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    pub fn run(self, stop: Boxed<'_, ()>) -> Boxed<'_, ()> {
+        Box::pin(self.serve(stop))
+    }
+
+    async fn serve(self, stop: Boxed<'_, ()>) {
         let own_service = tokio::spawn(self.own_service.clone().run());
         let leading = leader::start(self.duties, self.election);
         let tls = TlsAcceptor::from(Arc::clone(&self.tls));

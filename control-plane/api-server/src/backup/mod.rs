@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 pub use format::{FormatError, Reader, Record, Writer};
 
+use crate::Boxed;
 use crate::encryption::{self, EncryptionError};
 use crate::storage::{Storage, StorageError};
 
@@ -78,7 +79,21 @@ type Result<T> = std::result::Result<T, BackupError>;
 ///
 /// # Errors
 /// If something of it cannot be read, or `out` not be written.
-pub async fn backup(dir: &Path, storage: &Storage, about: &Value, out: impl Write) -> Result<()> {
+pub fn backup<'a>(
+    dir: &'a Path,
+    storage: &'a Storage,
+    about: &'a Value,
+    out: &'a mut (dyn Write + Send),
+) -> Boxed<'a, Result<()>> {
+    Box::pin(write(dir, storage, about, out))
+}
+
+async fn write(
+    dir: &Path,
+    storage: &Storage,
+    about: &Value,
+    out: &mut (dyn Write + Send),
+) -> Result<()> {
     let pki = dir.join("pki");
     let before = keys(&pki)?;
     let mut used = BTreeSet::new();
@@ -200,7 +215,16 @@ pub fn inspect(path: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// If it is not a whole backup, or cannot be restored there; then `dir` has part of it.
-pub async fn restore(path: &Path, dir: &Path, storage: &Storage, replace: bool) -> Result<()> {
+pub fn restore<'a>(
+    path: &'a Path,
+    dir: &'a Path,
+    storage: &'a Storage,
+    replace: bool,
+) -> Boxed<'a, Result<()>> {
+    Box::pin(put_back(path, dir, storage, replace))
+}
+
+async fn put_back(path: &Path, dir: &Path, storage: &Storage, replace: bool) -> Result<()> {
     let wrong = |error| BackupError::Format(path.into(), error);
     let mut reader = Reader::open(path).map_err(wrong)?;
     let (_, revision) = reader.about().map_err(wrong)?;

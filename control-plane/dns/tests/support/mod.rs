@@ -44,7 +44,7 @@ impl Cluster {
         };
         let server = Server::open(options).await.unwrap();
         let address = server.address().unwrap();
-        tokio::spawn(server.run(std::future::pending()));
+        tokio::spawn(server.run(Box::pin(std::future::pending())));
         let admin = client(&dir, address, "admin");
         Self { dir, address, admin }
     }

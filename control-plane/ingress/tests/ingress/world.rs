@@ -68,7 +68,7 @@ impl World {
         });
         let server = server.await.unwrap();
         let api = server.address().unwrap();
-        tokio::spawn(server.run(std::future::pending()));
+        tokio::spawn(server.run(Box::pin(std::future::pending())));
         let (http, https) = (listen().await, listen().await);
         let (plain, secure) = (http.local_addr().unwrap(), https.local_addr().unwrap());
         let proxy = Arc::new(set_up(Proxy::new(secure.port())));

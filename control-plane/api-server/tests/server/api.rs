@@ -1,9 +1,7 @@
 //! The API over HTTPS, against the real binary.
 
-mod common;
-
+use crate::common::{Cluster, Lines, add_node, pod, until};
 use bytes::Bytes;
-use common::{Cluster, Lines, add_node, pod, until};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
@@ -133,7 +131,7 @@ async fn what_is_wrong_is_refused_as_kubernetes_would() {
 }
 
 /// Waits for the ConfigMap that every namespace gets, which tests that count must count.
-async fn settle(client: &mut common::Client) {
+async fn settle(client: &mut crate::common::Client) {
     until(client, &format!("{MAPS}/kube-root-ca.crt"), |map| map["data"].is_object()).await;
 }
 
@@ -321,7 +319,7 @@ async fn a_namespace_takes_its_contents_along() {
 async fn a_port_in_use_is_one_clear_line() {
     let cluster = Cluster::start();
     let address = cluster.address.to_string();
-    let second = std::process::Command::new(common::BINARY)
+    let second = std::process::Command::new(crate::common::BINARY)
         .args(["serve", "--listen", &address, "--dir"])
         .arg(cluster.dir.path())
         .output()

@@ -1,10 +1,8 @@
 //! CronJobs with kubectl, on hollow nodes.
 
-mod common;
-
-use common::hollow::Hollow;
-use common::kubectl::Kubectl;
-use common::{Cluster, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::Kubectl;
+use crate::common::{Cluster, until};
 use serde_json::{Value, json};
 
 const CRON_JOBS: &str = "/apis/batch/v1/namespaces/default/cronjobs";
@@ -33,7 +31,7 @@ fn cron(name: &str, image: &str, spec: &Value) -> Value {
 }
 
 /// Makes a time of the schedule due: the last that was seen is long ago.
-async fn make_due(client: &mut common::Client, name: &str, schedule: &str) {
+async fn make_due(client: &mut crate::common::Client, name: &str, schedule: &str) {
     let merge = "application/merge-patch+json";
     let path = format!("{CRON_JOBS}/{name}");
     let schedule = json!({"spec": {"schedule": schedule, "suspend": true}});
@@ -44,7 +42,7 @@ async fn make_due(client: &mut common::Client, name: &str, schedule: &str) {
     assert_eq!(client.typed("PATCH", &path, merge, &resumed).await.0, 200);
 }
 
-async fn event(client: &mut common::Client, reason: &str) {
+async fn event(client: &mut crate::common::Client, reason: &str) {
     let path = format!("/api/v1/namespaces/default/events?fieldSelector=reason%3D{reason}");
     until(client, &path, |events| !events["items"].as_array().unwrap().is_empty()).await;
 }

@@ -1,10 +1,8 @@
 //! Workloads with kubectl, on hollow nodes.
 
-mod common;
-
-use common::hollow::Hollow;
-use common::kubectl::{Kubectl, with_each_kubectl};
-use common::{Cluster, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::{Kubectl, with_each_kubectl};
+use crate::common::{Cluster, until};
 use serde_json::Value;
 
 with_each_kubectl!(a_deployment_is_rolled_out_scaled_and_taken_back);
@@ -128,7 +126,7 @@ async fn a_set_adopts_what_it_selects_and_lets_go_what_it_does_not() {
     let kubectl = Kubectl::new(&cluster);
     let _nodes = Hollow::start(&cluster, &["n1"]).await;
     let mut client = cluster.admin().await;
-    let mut orphan = common::pod("orphan", "1Mi");
+    let mut orphan = crate::common::pod("orphan", "1Mi");
     orphan["metadata"]["labels"] = serde_json::json!({"app": "web"});
     orphan["spec"]["containers"][0]["image"] = "run:1".into();
     client.ok("POST", PODS, &orphan).await;
@@ -375,7 +373,7 @@ async fn every_namespace_and_pod_gets_what_kubernetes_gives_it() {
 
     let class = serde_json::json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"});
     client.ok("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await;
-    let mut pod = common::pod("important", "1Mi");
+    let mut pod = crate::common::pod("important", "1Mi");
     pod["spec"]["priorityClassName"] = "high".into();
     let made = client.ok("POST", PODS, &pod).await;
     assert_eq!(made["spec"]["priority"], 1000);

@@ -1,12 +1,10 @@
 //! Logs, exec and requests for metrics reach the host's kubelet endpoint, over mutual TLS, with the
 //! upgrade intact.
 
-mod common;
-
+use crate::common::kubectl::{Kubectl, NEWEST, OLDER};
+use crate::common::kubelet;
+use crate::common::{Cluster, add_node, pod, until, unused_port};
 use bytes::Bytes;
-use common::kubectl::{Kubectl, NEWEST, OLDER};
-use common::kubelet;
-use common::{Cluster, add_node, pod, until, unused_port};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -49,13 +47,13 @@ async fn logs_and_exec_pass_through() {
         ("GET", websocket, "sec-websocket-protocol: v5.channel.k8s.io\r\n"),
         ("POST", spdy, "x-stream-protocol-version: v4.channel.k8s.io\r\n"),
     ] {
-        let mut stream = common::connect(&cluster).await;
+        let mut stream = crate::common::connect(&cluster).await;
         let request = format!(
             "{method} {exec} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n{headers}\r\n"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let expected = format!("{method} /exec/default/web/c?command=sh&stdin=true\n");
-        let seen = common::read_until(&mut stream, &expected).await;
+        let seen = crate::common::read_until(&mut stream, &expected).await;
         assert!(seen.starts_with("HTTP/1.1 101 ") && seen.contains(agreed), "{seen}");
         let mut echoed = [0; 5];
         stream.write_all(&[0x82, 0, 0xff, 7, 9]).await.unwrap();
@@ -187,7 +185,7 @@ async fn metrics_are_what_the_hosts_say_of_their_own() {
     let metrics = client.ok("GET", &format!("{PODS_METRICS}/web"), &Value::Null).await;
     assert_eq!(metrics["metadata"]["labels"]["app"], "web");
     assert_eq!(metrics["containers"][1]["name"], "d");
-    let count = async |client: &mut common::Client, query: &str| {
+    let count = async |client: &mut crate::common::Client, query: &str| {
         let path = format!("/apis/metrics.k8s.io/v1beta1/pods?{query}");
         client.ok("GET", &path, &Value::Null).await["items"].as_array().unwrap().len()
     };

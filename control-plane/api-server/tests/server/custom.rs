@@ -1,10 +1,8 @@
 //! Custom resources, with a real kubectl where that says most.
 
-mod common;
-
 use std::process::Command;
 
-use common::{Client, Cluster, until};
+use crate::common::{Client, Cluster, until};
 use serde_json::{Value, json};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -271,7 +269,7 @@ async fn a_budget_counts_the_pods_of_whatever_has_a_scale() {
     define(&mut client).await;
     let owner = client.ok("POST", WIDGETS, &widget("w", json!({"size": 5}))).await;
     for name in ["one", "two"] {
-        let mut pod = common::pod(name, "1Mi");
+        let mut pod = crate::common::pod(name, "1Mi");
         pod["metadata"]["labels"] = json!({"app": "w"});
         pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "example.com/v1", "kind": "Widget",
             "name": "w", "uid": owner["metadata"]["uid"], "controller": true}]);
@@ -285,7 +283,7 @@ async fn a_budget_counts_the_pods_of_whatever_has_a_scale() {
     assert_eq!(seen["status"]["desiredHealthy"], 4, "{seen}");
 
     // Of one that nobody would replace, nothing is known.
-    let mut alone = common::pod("alone", "1Mi");
+    let mut alone = crate::common::pod("alone", "1Mi");
     alone["metadata"]["labels"] = json!({"app": "w"});
     client.ok("POST", PODS, &alone).await;
     let failed = |one: &Value| one["status"]["conditions"][0]["reason"] == "SyncFailed";

@@ -1,11 +1,8 @@
 //! Real kubectls against the real server. The everyday commands are here, in an order in which they
-//! are used; [`commands`] has each with what it can do.
+//! are used; [`crate::commands`] has each with what it can do.
 
-mod commands;
-mod common;
-
-use common::kubectl::{Kubectl, with_each_kubectl};
-use common::{Cluster, add_node, until};
+use crate::common::kubectl::{Kubectl, with_each_kubectl};
+use crate::common::{Cluster, add_node, until};
 
 with_each_kubectl!(everyday_commands, server_side_apply, rights_are_made_asked_for_and_used);
 

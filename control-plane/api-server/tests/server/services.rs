@@ -1,11 +1,9 @@
 //! Services, their addresses and their ports, over HTTPS.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::kubectl::Kubectl;
-use common::{Cluster, until};
+use crate::common::kubectl::Kubectl;
+use crate::common::{Cluster, until};
 use serde_json::{Value, json};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -26,7 +24,7 @@ async fn addresses_and_ports_are_had_once() {
     let tasks: Vec<_> = (0..8)
         .map(|task| {
             let address = cluster.address;
-            let connected = common::Client::connect(&cluster, Some("admin"));
+            let connected = crate::common::Client::connect(&cluster, Some("admin"));
             (task, address, connected)
         })
         .collect();

@@ -1,13 +1,11 @@
 //! Backups of running clusters, and what is restored from them: into SQLite and etcd, from either.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::{BINARY, Client, Cluster, Lines, until};
 use bulkhead_test_etcd::Etcd;
-use common::{BINARY, Client, Cluster, Lines, until};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";

@@ -1,8 +1,6 @@
 //! Scheduling as clients of the API see it: the server with its scheduler, over HTTPS.
 
-mod common;
-
-use common::{Client, Cluster, add_node, pod, until};
+use crate::common::{Client, Cluster, add_node, pod, until};
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";

@@ -1,9 +1,7 @@
 //! What definitions of custom resources say about values: rules in CEL, lists without duplicates,
 //! defaults, and what objects are selected by.
 
-mod common;
-
-use common::{Client, Cluster, Lines};
+use crate::common::{Client, Cluster, Lines};
 use serde_json::{Value, json};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";

@@ -1,15 +1,13 @@
 //! `kill -9` of the server under load: every acknowledged write is there, and a watch goes on
 //! from where it was without a gap.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::common::{Client, Cluster};
 use bulkhead_test_etcd::Etcd;
-use common::{Client, Cluster};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -60,7 +58,7 @@ async fn resume(
 ) -> (BTreeMap<String, u64>, u64) {
     let mut client = cluster.admin().await;
     let path = format!("{OWN}&watch=1&resourceVersion={version}");
-    let mut watch = common::Lines::open(&mut client, &path).await;
+    let mut watch = crate::common::Lines::open(&mut client, &path).await;
     let (mut seen, mut last) = (BTreeMap::new(), version);
     while acknowledged.keys().any(|name| !seen.contains_key(name)) {
         let event = watch.next().await;

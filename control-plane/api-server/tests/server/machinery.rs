@@ -1,10 +1,8 @@
 //! What all kinds have in common, over HTTP: field validation, dry runs, compression, deletion.
 
-mod common;
-
 use std::io::Read as _;
 
-use common::Cluster;
+use crate::common::Cluster;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
@@ -176,7 +174,7 @@ async fn what_was_answered_can_be_put_back() {
 }
 
 /// Watches from a version until its past is forgotten: what is answered then.
-async fn forgotten(client: &mut common::Client, version: &str) -> Value {
+async fn forgotten(client: &mut crate::common::Client, version: &str) -> Value {
     let began = std::time::Instant::now();
     let watch = format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={version}");
     for n in 0.. {
@@ -189,7 +187,7 @@ async fn forgotten(client: &mut common::Client, version: &str) -> Value {
             return answer;
         }
         assert_eq!(code, 200, "{answer}");
-        assert!(began.elapsed() < common::LIMIT, "it is kept for ever");
+        assert!(began.elapsed() < crate::common::LIMIT, "it is kept for ever");
     }
     unreachable!("the loop ends by itself")
 }
@@ -222,7 +220,7 @@ async fn the_past_is_forgotten(cluster: Cluster) {
         let path = format!("{MAPS}?watch=1&resourceVersion={version}");
         let answer = watching.send("GET", &path, &[], bytes::Bytes::new()).await.unwrap();
         if answer.status() == 200 {
-            break common::Lines::of(answer);
+            break crate::common::Lines::of(answer);
         }
         // That is forgotten again where a second is not enough for both.
         assert_eq!(answer.status(), 410);

@@ -1,12 +1,10 @@
 //! DaemonSets with kubectl, on hollow nodes.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::hollow::Hollow;
-use common::kubectl::{Kubectl, with_each_kubectl};
-use common::{Cluster, add_node, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::{Kubectl, with_each_kubectl};
+use crate::common::{Cluster, add_node, until};
 use serde_json::Value;
 
 with_each_kubectl!(a_daemon_set_follows_the_nodes_and_is_rolled_out);

@@ -1,10 +1,8 @@
 //! What a namespace uses of what it may, and who writes what, with kubectl on hollow nodes.
 
-mod common;
-
-use common::hollow::Hollow;
-use common::kubectl::Kubectl;
-use common::{Cluster, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::Kubectl;
+use crate::common::{Cluster, until};
 use serde_json::{Value, json};
 
 const QUOTA: &str = "/api/v1/namespaces/default/resourcequotas/q";

@@ -1,13 +1,11 @@
 //! Client libraries against the real server: programs in `tests/libraries`, run with what
 //! `ci/install-tools` puts into the workspace's `target/tools`.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::Cluster;
-use common::kubectl::Kubectl;
+use crate::common::Cluster;
+use crate::common::kubectl::Kubectl;
 
 fn workspace(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)

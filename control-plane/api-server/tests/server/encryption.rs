@@ -1,13 +1,11 @@
 //! Secrets at rest: the cluster's files do not show them, and their key can be changed while the
 //! server runs.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Cluster, LIMIT};
+use crate::common::{BINARY, Cluster, LIMIT};
 use serde_json::{Value, json};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -47,7 +45,7 @@ async fn files_show_no_secret_and_keys_change() {
     let before = key_names(&cluster);
     assert!(shows(cluster.dir.path(), &before[0]), "the envelope names the key");
     let mut watched = cluster.admin().await;
-    let mut watch = common::Lines::open(&mut watched, &format!("{SECRETS}?watch=1")).await;
+    let mut watch = crate::common::Lines::open(&mut watched, &format!("{SECRETS}?watch=1")).await;
     assert_eq!(watch.next().await["object"]["data"]["password"], ENCODED);
 
     let rotated =

@@ -1,13 +1,11 @@
 //! HTTP through the API server to pods and nodes, by way of a kubelet endpoint.
 
-mod common;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
+use crate::common::kubectl::{Kubectl, with_each_kubectl};
+use crate::common::{Client, Cluster, add_node, kubelet, pod, until};
 use bytes::Bytes;
-use common::kubectl::{Kubectl, with_each_kubectl};
-use common::{Client, Cluster, add_node, kubelet, pod, until};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -74,12 +72,12 @@ async fn requests_reach_pods_and_answers_come_back() {
         moved.into_body().collect().await.unwrap();
     }
 
-    let mut stream = common::connect(&cluster).await;
+    let mut stream = crate::common::connect(&cluster).await;
     let request = format!(
         "GET {proxy}/socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: own\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let seen = common::read_until(&mut stream, "\r\n\r\npod\n").await;
+    let seen = crate::common::read_until(&mut stream, "\r\n\r\npod\n").await;
     assert!(seen.starts_with("HTTP/1.1 101 ") && seen.contains("upgrade: own\r\n"), "{seen}");
     let mut echoed = [0; 3];
     stream.write_all(b"\0\xffx").await.unwrap();

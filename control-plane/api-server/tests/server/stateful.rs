@@ -1,10 +1,8 @@
 //! StatefulSets with kubectl, on hollow nodes.
 
-mod common;
-
-use common::hollow::Hollow;
-use common::kubectl::{Kubectl, with_each_kubectl};
-use common::{Cluster, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::{Kubectl, with_each_kubectl};
+use crate::common::{Cluster, until};
 use serde_json::Value;
 
 with_each_kubectl!(a_stateful_set_is_rolled_out_in_order_scaled_and_taken_back);
@@ -165,7 +163,7 @@ async fn a_parallel_set_is_made_at_once_adopts_and_waits_for_no_one() {
     let kubectl = Kubectl::new(&cluster);
     let _nodes = Hollow::start(&cluster, &["n1"]).await;
     let mut client = cluster.admin().await;
-    let mut orphan = common::pod("web-5", "1Mi");
+    let mut orphan = crate::common::pod("web-5", "1Mi");
     orphan["metadata"]["labels"] = serde_json::json!({"app": "web"});
     orphan["spec"]["containers"][0]["image"] = "stuck:0".into();
     client.ok("POST", PODS, &orphan).await;

@@ -1,10 +1,8 @@
 //! HorizontalPodAutoscalers with kubectl, on hollow nodes, which measure nothing.
 
-mod common;
-
-use common::hollow::Hollow;
-use common::kubectl::Kubectl;
-use common::{Cluster, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::Kubectl;
+use crate::common::{Cluster, until};
 use serde_json::{Value, json};
 
 const V2: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";

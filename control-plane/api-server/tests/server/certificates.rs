@@ -1,11 +1,9 @@
 //! CertificateSigningRequests, made, decided and used with a real kubectl.
 
-mod common;
-
+use crate::common::kubectl::Kubectl;
+use crate::common::{Cluster, until};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::kubectl::Kubectl;
-use common::{Cluster, until};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::json;
 

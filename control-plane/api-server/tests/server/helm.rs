@@ -1,11 +1,9 @@
 //! A real helm against the real server: the one that `HELM` names, else the one that
 //! `ci/install-tools` puts into the workspace's `target/tools`.
 
-mod common;
-
 use std::process::Command;
 
-use common::Cluster;
+use crate::common::Cluster;
 use serde_json::json;
 
 const CONFIG_MAP: &str = "

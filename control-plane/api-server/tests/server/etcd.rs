@@ -1,13 +1,11 @@
 //! Clusters whose objects are in etcd: several servers are one cluster, one of them leads, and
 //! etcd may go away and come back.
 
-mod common;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::common::{BINARY, Client, Cluster, LIMIT, Lines, add_node, pod, until};
 use bulkhead_test_etcd::Etcd;
-use common::{BINARY, Client, Cluster, LIMIT, Lines, add_node, pod, until};
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";

@@ -1,12 +1,10 @@
 //! What hostile, slow and numerous clients do to a server: nothing that others notice.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{Cluster, Lines, tls};
 use bytes::Bytes;
-use common::{Cluster, Lines, tls};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;

@@ -1,9 +1,7 @@
 //! Kinds that are kept for those who act on them: written, shown and described by a real kubectl.
 
-mod common;
-
-use common::Cluster;
-use common::kubectl::{Kubectl, OLDER, with_each_kubectl};
+use crate::common::Cluster;
+use crate::common::kubectl::{Kubectl, OLDER, with_each_kubectl};
 
 with_each_kubectl!(each_is_written_shown_and_described);
 

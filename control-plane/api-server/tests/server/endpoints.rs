@@ -1,12 +1,10 @@
 //! Where Services lead, with kubectl, on hollow nodes.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::hollow::Hollow;
-use common::kubectl::Kubectl;
-use common::{Client, Cluster, until};
+use crate::common::hollow::Hollow;
+use crate::common::kubectl::Kubectl;
+use crate::common::{Client, Cluster, until};
 use serde_json::{Value, json};
 
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";

@@ -1,7 +1,5 @@
 //! A real server on a loopback port, and a client that speaks HTTP to it.
 
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test uses a part")]
-
 pub(crate) mod hollow;
 pub(crate) mod kubectl;
 pub(crate) mod kubelet;

@@ -1,9 +1,7 @@
 //! What admission gives and refuses, over HTTPS.
 
-mod common;
-
-use common::kubectl::Kubectl;
-use common::{Client, Cluster, until};
+use crate::common::kubectl::Kubectl;
+use crate::common::{Client, Cluster, until};
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";

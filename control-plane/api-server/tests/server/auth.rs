@@ -1,12 +1,10 @@
 //! Who may do what: roles and bindings, hosts, impersonation and reviews, against the real binary.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
+use crate::common::{Client, Cluster, LIMIT, add_node, pod, until};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::{Client, Cluster, LIMIT, add_node, pod, until};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
