@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::control::{BOOT_PATIENCE, Control, connect};
 use crate::prepare::Boot;
-use crate::qemu::{DiskError, Machine, NETWORK, PROGRAM, make_disk};
+use crate::qemu::{DiskError, Drive, Machine, NETWORK, PROGRAM, make_disk};
 use crate::qmp::{Qmp, QmpError};
 use crate::spec::{Disk, Event, Mode, Request, Spec, port};
 
@@ -166,8 +166,7 @@ pub fn start(options: &StartOptions) -> Result<Running, DaemonError> {
         spec: &spec,
         memory_mib: options.memory_mib,
         cpus: options.cpus,
-        disk: Some(&disk),
-        disk_lasts: true,
+        disk: Some(Drive { path: &disk, lasts: true }),
         forwards: &options.forwards,
         sockets: &[port::CONTROL],
         log: Some((port::LOG, SERVICE_LOG)),

@@ -44,6 +44,14 @@ pub enum DiskError {
     },
 }
 
+/// The image of a machine's disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drive<'a> {
+    pub(crate) path: &'a Path,
+    /// Whether its content is of use after the machine.
+    pub(crate) lasts: bool,
+}
+
 /// One machine. Sockets and files are named relative to the directory in which QEMU is started.
 pub(crate) struct Machine<'a> {
     pub(crate) boot: &'a Boot,
@@ -52,9 +60,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) spec: &'a Path,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u32,
-    pub(crate) disk: Option<&'a Path>,
-    /// Whether the disk's content is of use after the machine.
-    pub(crate) disk_lasts: bool,
+    pub(crate) disk: Option<Drive<'a>>,
     pub(crate) forwards: &'a [Forward],
     /// Ports that are unix sockets on this side.
     pub(crate) sockets: &'a [&'a str],
@@ -86,11 +92,11 @@ impl Machine<'_> {
         }
         words.pair("-netdev", network);
         words.pair("-device", format!("virtio-net-pci,netdev={NETWORK},romfile="));
-        if let Some(disk) = self.disk {
+        if let Some(Drive { path, lasts }) = self.disk {
             // Nobody waits for the writes of a disk that goes with its machine.
-            let cache = if self.disk_lasts { "writeback" } else { "unsafe" };
+            let cache = if lasts { "writeback" } else { "unsafe" };
             let drive = format!("if=none,id=disk,format=raw,discard=unmap,cache={cache},file=");
-            words.path("-drive", &drive, disk);
+            words.path("-drive", &drive, path);
             words.add("-device virtio-blk-pci,drive=disk");
         }
 
@@ -171,7 +177,7 @@ pub(crate) fn make_disk(path: &Path, size: u64) -> Result<(), DiskError> {
 mod tests {
     use super::*;
 
-    fn arguments(disk: Option<&Path>, forwards: &[Forward]) -> Vec<String> {
+    fn arguments(disk: Option<Drive<'_>>, forwards: &[Forward]) -> Vec<String> {
         let boot = Boot { kernel: "/c/vmlinuz".into(), initrd: "/c/initrd".into() };
         let machine = Machine {
             boot: &boot,
@@ -180,7 +186,6 @@ mod tests {
             memory_mib: 4096,
             cpus: 2,
             disk,
-            disk_lasts: true,
             forwards,
             sockets: &["control"],
             log: None,
@@ -205,10 +210,18 @@ mod tests {
 
     #[test]
     fn forwards_are_on_loopback_and_commas_are_doubled() {
-        let words =
-            arguments(Some(Path::new("/a,b/disk")), &[Forward { outside: 7001, inside: 7000 }]);
+        let disk = Drive { path: Path::new("/a,b/disk"), lasts: true };
+        let words = arguments(Some(disk), &[Forward { outside: 7001, inside: 7000 }]);
         assert!(words.contains(&"user,id=net0,hostfwd=tcp:127.0.0.1:7001-:7000".to_owned()));
         assert!(words.iter().any(|word| word.ends_with("file=/a,,b/disk")));
+    }
+
+    #[test]
+    fn only_writes_to_a_disk_that_lasts_are_waited_for() {
+        for (lasts, cache) in [(true, ",cache=writeback,"), (false, ",cache=unsafe,")] {
+            let words = arguments(Some(Drive { path: Path::new("/disk"), lasts }), &[]);
+            assert!(words.iter().any(|word| word.contains(cache)), "{words:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::control::{BOOT_PATIENCE, Control, Sender, connect};
 use crate::daemon::{Forward, complaint, last_lines};
 use crate::prepare::Boot;
-use crate::qemu::{DiskError, Machine, PROGRAM, make_disk};
+use crate::qemu::{DiskError, Drive, Machine, PROGRAM, make_disk};
 use crate::spec::{Disk, Event, Mode, Request, Spec, port};
 use crate::terminal::{self, Raw};
 use crate::work::Work;
@@ -142,8 +142,7 @@ fn spawn(
         spec,
         memory_mib: options.memory_mib,
         cpus: options.cpus,
-        disk,
-        disk_lasts: false,
+        disk: disk.map(|path| Drive { path, lasts: false }),
         forwards: &options.forwards,
         sockets: &PORTS,
         log: None,
